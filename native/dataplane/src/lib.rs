@@ -1,0 +1,1 @@
+//! penstock's data plane: where bytes move. No Python in it.

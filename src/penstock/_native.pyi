@@ -1,0 +1,216 @@
+"""The native data plane as Python sees it. Checked against the built module by stubtest.
+
+Every call that waits, copies or decodes releases the GIL. Nothing here decides: what to fetch, from whom, and when to
+commit is told from Python.
+"""
+
+from collections.abc import Buffer, Callable, Iterator, Sequence
+from typing import Any, Final, SupportsIndex, final, overload
+
+from .types import Header, TimestampType, TopicPartition
+
+VERSION: Final[str]
+
+# ---------------------------------------------------------------- events
+EVENT_CONNECTED: Final[int]  # (EVENT_CONNECTED, connection_id, 0, address: str)
+EVENT_RESPONSE: Final[int]  # (EVENT_RESPONSE, connection_id, correlation_id, frame: bytes, starting at the correlation id)
+EVENT_CLOSED: Final[int]  # (EVENT_CLOSED, connection_id, 0, reason: str); the last event of a connection, sent once
+EVENT_FETCH_ERROR: Final[int]  # (EVENT_FETCH_ERROR, handle, epoch, (error_code, fetch_offset, leader_id, leader_epoch))
+EVENT_FETCH_NODE_ERROR: Final[int]  # (EVENT_FETCH_NODE_ERROR, connection_id, error_code, None): a whole response failed
+
+Event = tuple[int, int, int, Any]
+
+@final
+class EventQueue:
+    """The one place where native threads speak to an engine. Any thread may call wake(); one thread waits."""
+
+    def __new__(cls) -> EventQueue: ...
+    def wait(self, timeout_ms: int) -> list[Event]:
+        """All pending events, at once if there are some or wake() was called since, else after at most timeout_ms (-1: no limit)."""
+    def wake(self) -> None: ...
+
+@final
+class Connection:
+    """One TCP connection and its native thread, which connects, writes queued requests and reads frames.
+
+    Requests are answered in order (Kafka's rule); a response whose correlation id is not that of the oldest request in
+    flight closes the connection. Failures never raise here: they arrive as EVENT_CLOSED with a reason for people.
+    """
+
+    def __new__(
+        cls,
+        events: EventQueue,
+        connection_id: int,
+        host: str,
+        port: int,
+        *,
+        connect_timeout_ms: int = 10_000,
+        max_frame_bytes: int = 1_073_741_824,
+        send_buffer_bytes: int = 131_072,
+        receive_buffer_bytes: int = 65_536,
+    ) -> Connection: ...
+    def send(self, correlation_id: int, payload: Buffer, expect_response: bool = True) -> None:
+        """Queue one request: header and body, without the length prefix, which is added here."""
+    def in_flight(self) -> int: ...
+    def close(self) -> None:
+        """End the connection; idempotent. EVENT_CLOSED follows."""
+
+# ---------------------------------------------------------------- fetching
+@final
+class Fetcher:
+    """The fetch positions, the fetch loops and the bounded buffer of one consumer.
+
+    A partition is known by its handle, an int. It is fetched while it is assigned, has a position and a leader whose
+    node is attached, is not paused and not suspended. Each assign() and seek() starts a new epoch of the partition: what was
+    fetched under an older epoch is dropped, wherever it is, and never returned.
+    """
+
+    def __new__(
+        cls,
+        events: EventQueue,
+        *,
+        client_id: str,
+        client_rack: str = "",
+        isolation_level: int = 0,
+        max_wait_ms: int = 500,
+        min_bytes: int = 1,
+        max_bytes: int = 52_428_800,
+        max_partition_bytes: int = 1_048_576,
+        check_crcs: bool = True,
+        buffer_bytes: int = 33_554_432,
+        max_batch_bytes: int = 268_435_456,
+        request_timeout_ms: int = 30_000,
+        key_deserializer: Callable[..., Any] | None = None,
+        value_deserializer: Callable[..., Any] | None = None,
+    ) -> Fetcher:
+        """buffer_bytes bounds decoded records waiting for poll(); max_batch_bytes bounds one batch after decompression.
+
+        A deserializer is called as f(bytes) (never with None), once per record, when .key or .value is first read.
+        """
+    # -- partition table (called by the engine's thread only)
+    def assign(self, topic: str, topic_id: bytes, partition: int) -> int:
+        """A new handle, without position or leader. topic_id: 16 bytes, zeros where the broker has none."""
+    def unassign(self, handles: Sequence[int]) -> None:
+        """Forget partitions and all that was fetched of them. After this returns, poll() returns nothing of them."""
+    def set_topic_id(self, handle: int, topic_id: bytes) -> None: ...
+    def set_leader(self, handle: int, node_id: int, leader_epoch: int) -> None:
+        """Where to fetch from (-1: nowhere for now). Lifts a suspension that followed an EVENT_FETCH_ERROR."""
+    def seek(self, handle: int, offset: int, last_leader_epoch: int = -1) -> int:
+        """Fetch from this offset, in a new epoch, which is returned. offset -1: no position, stop fetching."""
+    def epoch(self, handle: int) -> int: ...
+    def position(self, handle: int) -> tuple[int, int] | None:
+        """(offset of the next record that poll() will return, leader epoch of the last one returned or -1); None without one."""
+    def high_watermark(self, handle: int) -> int: ...
+    def last_stable_offset(self, handle: int) -> int: ...
+    def log_start_offset(self, handle: int) -> int: ...
+    def pause(self, handles: Sequence[int]) -> None:
+        """Stop returning and fetching; what is buffered is kept, outside the buffer's budget."""
+    def resume(self, handles: Sequence[int]) -> None: ...
+    def fail(self, handle: int, error: BaseException) -> None:
+        """poll() raises this error once it has returned what was buffered before it; until seek() or unassign()."""
+    # -- loops
+    def attach(self, node_id: int, connection: Connection, api_version: int) -> None:
+        """Run the fetch loop of a node on its connection: Fetch version 4 to 17 (without sessions)."""
+    def detach(self, node_id: int) -> None: ...
+    # -- the user's thread
+    def poll(self, max_records: int, timeout_ms: int) -> ConsumerRecords:
+        """Up to max_records, oldest fetch first; waits up to timeout_ms for the first. Empty also after wake().
+
+        Signals are seen while waiting (Ctrl-C raises KeyboardInterrupt, nothing is lost). Raises the partition's error when
+        one is next in line: CorruptRecordError, UnsupportedFormatError, RecordTooLargeError.
+        """
+    def wake(self) -> None:
+        """Make a waiting poll(), or the next one, return at once."""
+    def last_poll_ms(self) -> int:
+        """Monotonic milliseconds since poll() was last entered."""
+    def buffered_bytes(self) -> int: ...
+    def buffered_records(self) -> int: ...
+    def stats(self) -> dict[str, int]:
+        """Counters since the start: bytes, records, batches, responses, fetches, crc_failures ..."""
+    def close(self) -> None: ...
+
+@final
+class ConsumerRecord:
+    """One record. key and value are deserialized when first read; headers and raw bytes are copied when read."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def timestamp_type(self) -> TimestampType: ...
+    @property
+    def leader_epoch(self) -> int: ...
+    @property
+    def key(self) -> Any: ...
+    @property
+    def value(self) -> Any: ...
+    @property
+    def headers(self) -> list[Header]: ...
+    @property
+    def raw_key(self) -> bytes | None: ...
+    @property
+    def raw_value(self) -> bytes | None: ...
+    @property
+    def topic_partition(self) -> TopicPartition: ...
+    def raw_key_view(self) -> memoryview | None: ...
+    def raw_value_view(self) -> memoryview | None: ...
+
+@final
+class ConsumerRecords(Sequence[ConsumerRecord]):
+    """What one poll() returned: a sequence, and an Arrow stream (PyCapsule protocol)."""
+
+    @property
+    def partitions(self) -> list[TopicPartition]: ...
+    def records(self, topic_partition: TopicPartition | tuple[str, int]) -> ConsumerRecords: ...
+    def next_offsets(self) -> dict[TopicPartition, int]:
+        """Per partition, the offset after the last record here: what commit() would store."""
+    def is_empty(self) -> bool: ...
+    def size_bytes(self) -> int: ...
+    def to_arrow(self) -> Any:
+        """A pyarrow.Table (pyarrow must be installed). Others read the object itself, through __arrow_c_stream__."""
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
+    def __arrow_c_schema__(self) -> object: ...
+    def __len__(self) -> int: ...
+    def __bool__(self) -> bool: ...
+    def __iter__(self) -> Iterator[ConsumerRecord]: ...
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> ConsumerRecord: ...
+    @overload
+    def __getitem__(self, index: slice) -> ConsumerRecords: ...
+
+# ---------------------------------------------------------------- batches, for the producer, tests and tools
+def decode_batches(
+    data: Buffer, *, topic: str = "", partition: int = 0, offset: int = 0, check_crcs: bool = True, max_batch_bytes: int = 268_435_456
+) -> ConsumerRecords:
+    """The records of a partition's raw record set (v0, v1 or v2) from `offset` on. Errors as in Fetcher.poll()."""
+
+@final
+class BatchBuilder:
+    """One v2 record batch in the making. Not thread-safe."""
+
+    def __new__(cls, compression: str = "none", level: int | None = None) -> BatchBuilder: ...
+    def append(
+        self,
+        timestamp_ms: int,
+        key: Buffer | None,
+        value: Buffer | None,
+        headers: Sequence[Header] = (),
+    ) -> int:
+        """Add a record; returns the batch's size in bytes so far, before compression."""
+    def __len__(self) -> int: ...
+    @property
+    def size_bytes(self) -> int: ...
+    def build(
+        self, *, producer_id: int = -1, producer_epoch: int = -1, base_sequence: int = -1, transactional: bool = False
+    ) -> bytes:
+        """The whole batch, compressed, with its CRC; base offset 0, ready for a Produce request. The builder stays usable for a retry."""
+
+def murmur2_partition(key: Buffer, partition_count: int) -> int:
+    """The partition that Java's default partitioner gives this key."""
+
+def crc32c(data: Buffer) -> int: ...

@@ -1,0 +1,190 @@
+"""Every error that penstock raises, as a tree:
+
+    KafkaError                        retriable says whether the same call may succeed later
+    ├── ConfigError                   also a ValueError: an unknown or ill-typed option
+    ├── IllegalStateError             a call that does not fit what the object is doing
+    │   ├── ClosedError               use after close()
+    │   ├── ConcurrentUseError        one consumer, two threads at once
+    │   └── ForkedError               used in a forked child; make a new one there
+    ├── WakeupError                   poll() left because of wakeup()
+    ├── KafkaTimeoutError             also a TimeoutError: the time given was not enough
+    ├── ConnectionFailedError         no broker could be reached; names each address and why
+    ├── ProtocolError                 the peer sent what Kafka's protocol does not allow
+    │   └── UnsupportedVersionError   no version of a request that both sides speak
+    ├── RecordError                   concerns one place of one partition: topic, partition, offset
+    │   ├── CorruptRecordError        bytes that are no record batch, or fail their checksum
+    │   ├── UnsupportedFormatError    a magic byte or a codec that penstock does not know
+    │   ├── RecordTooLargeError       larger than a limit of the configuration
+    │   └── DeserializationError      the user's deserializer raised; raw_key, raw_value, `field`
+    ├── OffsetError                   concerns positions
+    │   ├── NoOffsetForPartitionError nothing committed, and auto.offset.reset is none
+    │   ├── OffsetOutOfRangeError     the position is outside the log, and auto.offset.reset is none
+    │   └── CommitRewindError         commit() below what was committed, without allow_rewind
+    ├── CommitFailedError             the group moved on; the partitions belong to others now
+    └── BrokerError                   any other error code of the protocol: `code`, `name`
+        ├── UnknownTopicOrPartitionError
+        ├── AuthorizationError        the cluster refuses this user; `resource` says what
+        ├── GroupError                the coordinator refuses this member
+        └── ProduceError              a record was not stored
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .types import TopicPartition
+
+
+class KafkaError(Exception):
+    """The root of all errors of penstock. `retriable`: the same call may succeed later, without any change."""
+
+    retriable: bool = False
+
+
+class ConfigError(KafkaError, ValueError):
+    """An option that does not exist, or has a value it cannot have."""
+
+
+class IllegalStateError(KafkaError):
+    """A call that does not fit what the object is doing."""
+
+
+class ClosedError(IllegalStateError):
+    """The object was closed."""
+
+
+class ConcurrentUseError(IllegalStateError):
+    """A consumer belongs to one thread at a time; only wakeup() may be called from another."""
+
+
+class ForkedError(IllegalStateError):
+    """Connections and threads do not survive fork(): make a new object in the child."""
+
+
+class WakeupError(KafkaError):
+    """poll() or another blocking call ended early because wakeup() was called."""
+
+    retriable = True
+
+
+class KafkaTimeoutError(KafkaError, TimeoutError):
+    """The time that was given was not enough."""
+
+    retriable = True
+
+
+class ConnectionFailedError(KafkaTimeoutError):
+    """No broker could be reached in the configured time. `attempts` maps each address to what happened there."""
+
+    def __init__(self, message: str, attempts: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.attempts = attempts or {}
+
+
+class ProtocolError(KafkaError):
+    """The peer sent what Kafka's protocol does not allow."""
+
+
+class UnsupportedVersionError(ProtocolError):
+    """There is no version of a request that both the broker and penstock speak."""
+
+
+class RecordError(KafkaError):
+    """Concerns one place of one partition. seek(topic_partition, offset + 1) goes past it."""
+
+    def __init__(self, message: str, topic: str, partition: int, offset: int) -> None:
+        super().__init__(message)
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
+
+    @property
+    def topic_partition(self) -> TopicPartition:
+        return TopicPartition(self.topic, self.partition)
+
+
+class CorruptRecordError(RecordError):
+    """A record batch whose bytes make no sense or fail their checksum."""
+
+
+class UnsupportedFormatError(RecordError):
+    """A magic byte or a compression codec that penstock does not know."""
+
+
+class RecordTooLargeError(RecordError):
+    """A record or batch is larger than a limit of the configuration."""
+
+
+class DeserializationError(RecordError):
+    """The user's deserializer raised for one record; the cause is `__cause__`.
+
+    `field` is "key" or "value"; `raw_key` and `raw_value` are the bytes as they stand in the log.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        topic: str,
+        partition: int,
+        offset: int,
+        field: str,
+        raw_key: bytes | None,
+        raw_value: bytes | None,
+    ) -> None:
+        super().__init__(message, topic, partition, offset)
+        self.field = field
+        self.raw_key = raw_key
+        self.raw_value = raw_value
+
+
+class OffsetError(KafkaError):
+    """Concerns positions. `partitions` names those concerned."""
+
+    def __init__(self, message: str, partitions: Iterable[TopicPartition] = ()) -> None:
+        super().__init__(message)
+        self.partitions = tuple(partitions)
+
+
+class NoOffsetForPartitionError(OffsetError):
+    """Nothing is committed for a partition and `auto.offset.reset` is none."""
+
+
+class OffsetOutOfRangeError(OffsetError):
+    """The position is outside the log and `auto.offset.reset` is none."""
+
+
+class CommitRewindError(OffsetError):
+    """A commit below what this consumer committed before; pass allow_rewind=True to mean it."""
+
+
+class CommitFailedError(KafkaError):
+    """The group has moved on without this member; its partitions belong to others, and the commit was refused."""
+
+
+class BrokerError(KafkaError):
+    """An error code of Kafka's protocol. `code` is the number, `name` is Kafka's name in capitals.
+
+    Source: https://kafka.apache.org/protocol#protocol_error_codes
+    """
+
+    def __init__(self, message: str, code: int = -1, name: str = "UNKNOWN_SERVER_ERROR", retriable: bool = False) -> None:
+        super().__init__(message)
+        self.code = code
+        self.name = name
+        self.retriable = retriable
+
+
+class UnknownTopicOrPartitionError(BrokerError):
+    """The cluster has no such topic or partition."""
+
+
+class AuthorizationError(BrokerError):
+    """The cluster refuses this user."""
+
+
+class GroupError(BrokerError):
+    """The coordinator refuses this member or this request of the group."""
+
+
+class ProduceError(BrokerError):
+    """A record was not stored."""
