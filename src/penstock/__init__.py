@@ -1,0 +1,74 @@
+"""penstock: the Kafka consumer for Python.
+
+    from penstock import KafkaConsumer
+
+    with KafkaConsumer('my-topic', bootstrap_servers='localhost:9092', group_id='my-group') as consumer:
+        for record in consumer.poll(timeout=1000):
+            print(record.key, record.value)
+
+The public names; everything else may change. The slower ones are imported when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import errors
+from ._native import VERSION as __version__
+from .types import (
+    Node,
+    OffsetAndMetadata,
+    OffsetAndTimestamp,
+    PartitionInfo,
+    RecordMetadata,
+    TimestampType,
+    TopicPartition,
+)
+
+if TYPE_CHECKING:
+    from ._native import ConsumerRecord, ConsumerRecords
+    from .admin import Admin
+    from .consumer import KafkaConsumer
+    from .devbroker import DevBroker
+    from .producer import KafkaProducer
+
+_LAZY = {
+    "Admin": "penstock.admin",
+    "ConsumerRecord": "penstock._native",
+    "ConsumerRecords": "penstock._native",
+    "DevBroker": "penstock.devbroker",
+    "KafkaConsumer": "penstock.consumer",
+    "KafkaProducer": "penstock.producer",
+}
+
+__all__ = [
+    "Admin",
+    "ConsumerRecord",
+    "ConsumerRecords",
+    "DevBroker",
+    "KafkaConsumer",
+    "KafkaProducer",
+    "Node",
+    "OffsetAndMetadata",
+    "OffsetAndTimestamp",
+    "PartitionInfo",
+    "RecordMetadata",
+    "TimestampType",
+    "TopicPartition",
+    "__version__",
+    "errors",
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module 'penstock' has no attribute {name!r}")
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

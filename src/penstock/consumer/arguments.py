@@ -1,0 +1,44 @@
+"""What users may pass, made uniform."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from .._native import ConsumerRecord, ConsumerRecords
+from ..types import OffsetAndMetadata, TopicPartition
+
+CommitArgument: TypeAlias = (
+    Mapping[TopicPartition, int | OffsetAndMetadata] | ConsumerRecord | ConsumerRecords | None
+)
+
+
+def to_ms(timeout: float | datetime.timedelta) -> float:
+    """Milliseconds from a number of them or a timedelta. ValueError below zero."""
+    ms = timeout.total_seconds() * 1000 if isinstance(timeout, datetime.timedelta) else float(timeout)
+    if not ms >= 0:
+        raise ValueError(f"a timeout is milliseconds from 0 on, or a timedelta; got {timeout!r}")
+    return min(ms, 2**31)
+
+
+def normal_offsets(offsets: CommitArgument) -> dict[TopicPartition, OffsetAndMetadata] | None:
+    """What to commit, as next offsets to read. None stays None: the consumer's own positions."""
+    if offsets is None:
+        return None
+    if isinstance(offsets, ConsumerRecord):
+        return {offsets.topic_partition: OffsetAndMetadata(offsets.offset + 1, "", offsets.leader_epoch)}
+    if isinstance(offsets, ConsumerRecords):
+        return {tp: OffsetAndMetadata(offset) for tp, offset in offsets.next_offsets().items()}
+    if not isinstance(offsets, Mapping):
+        raise TypeError(
+            "commit() takes a mapping of TopicPartition to an int or OffsetAndMetadata, a ConsumerRecord or ConsumerRecords; "
+            f"got {type(offsets).__name__}"
+        )
+    normal: dict[TopicPartition, OffsetAndMetadata] = {}
+    for partition, offset in offsets.items():
+        entry = offset if isinstance(offset, OffsetAndMetadata) else OffsetAndMetadata(int(offset))
+        if entry.offset < 0:
+            raise ValueError(f"cannot commit offset {entry.offset} of {TopicPartition(*partition)}: offsets start at 0")
+        normal[TopicPartition(*partition)] = entry
+    return normal

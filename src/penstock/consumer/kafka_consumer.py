@@ -1,0 +1,330 @@
+"""The synchronous consumer."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import datetime
+import re
+import time
+import warnings
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, TypeVar, overload
+
+from .._native import ConsumerRecord, ConsumerRecords
+from ..engine.consumer_core import ConsumerCore
+from ..errors import ClosedError, WakeupError
+from ..types import OffsetAndMetadata, OffsetAndTimestamp, PartitionInfo, TopicPartition
+from .arguments import CommitArgument, normal_offsets, to_ms
+from .ownership import Ownership
+
+T = TypeVar("T")
+CommitCallback = Callable[[dict[TopicPartition, OffsetAndMetadata], BaseException | None], object]
+
+
+class KafkaConsumer:
+    """Reads records from Kafka, alone or as a member of a group.
+
+        consumer = KafkaConsumer('my-topic', bootstrap_servers='localhost:9092', group_id='my-group')
+        for record in consumer.poll(timeout=1000):
+            print(record.key, record.value)
+        consumer.commit()
+
+    `topics` are subscribed to. Options are Apache Kafka's ConsumerConfig, with its names ('group.id', or group_id), defaults and
+    meanings; see docs/configuration.md. Timeouts are milliseconds or a datetime.timedelta.
+
+    A consumer belongs to one thread at a time (ConcurrentUseError); only wakeup() may be called from another. It does not survive
+    fork() (ForkedError). Heartbeats, fetching and reconnecting go on in threads of its own while your code works.
+    Source of the methods' meaning: org.apache.kafka.clients.consumer.Consumer.
+    """
+
+    def __init__(self, *topics: str, **config: Any) -> None:
+        self._closed = True  # until everything below has worked: __del__ may see a half-made object
+        self._core = ConsumerCore(topics, config)
+        self._fetcher = self._core.fetcher
+        self._max_poll_records: int = self._core.config["max.poll.records"]
+        self._default_timeout_ms: int = self._core.config["default.api.timeout.ms"]
+        self._own = Ownership("this KafkaConsumer")
+        self._waiting: concurrent.futures.Future[Any] | None = None
+        self._closed = False
+        self._core.start()
+
+    # ------------------------------------------------------------ records
+
+    def poll(self, timeout: float | datetime.timedelta = 1000) -> ConsumerRecords:
+        """Up to `max.poll.records` records; waits at most `timeout` (ms) for the first of them, and may return none.
+
+        Listeners and commit callbacks run in here. Raises WakeupError after wakeup(), CorruptRecordError and its kin at a place that
+        cannot be read (the position stays; seek() past it to go on), NoOffsetForPartitionError, AuthorizationError, GroupError, and
+        ConnectionFailedError while no broker was ever reached.
+        """
+        with self._own:
+            core = self._core
+            self._check_open()
+            deadline = time.monotonic() + to_ms(timeout) / 1000
+            if core.auto_commit_due_s <= time.monotonic():
+                core.request_auto_commit()
+            while True:
+                if core.attention:
+                    self._attend()
+                remaining_ms = (deadline - time.monotonic()) * 1000
+                records = self._fetcher.poll(self._max_poll_records, max(0, int(remaining_ms + 0.999)))
+                # attention: a revocation may have been asked for between two polls; it is served before more is handed out
+                if records or (remaining_ms <= 0 and not core.attention):
+                    return records
+
+    def __iter__(self) -> Iterator[ConsumerRecord]:
+        """Records one by one, for ever, or until close()."""
+        while not self._closed:
+            yield from self.poll()
+
+    # ------------------------------------------------------------ what to read
+
+    def subscribe(
+        self,
+        topics: Iterable[str] | str | None = None,
+        *,
+        pattern: str | re.Pattern[str] | None = None,
+        listener: object | None = None,
+    ) -> None:
+        """Read these topics, or all whose whole name matches `pattern`, as a member of the group; replaces the subscription before.
+
+        `listener` has any of on_partitions_assigned, on_partitions_revoked, on_partitions_lost, each called with a list of
+        TopicPartition inside poll().
+        """
+        with self._own:
+            if isinstance(topics, str):
+                topics = [topics]
+            self._call(self._core.subscribe(None if topics is None else list(topics), pattern, listener))
+
+    def assign(self, partitions: Iterable[TopicPartition | tuple[str, int] | int]) -> None:
+        """Read exactly these partitions, without the group's assignment. Ints are partitions of the one topic that the constructor named.
+
+        Replaces a subscription before anything was consumed; later IllegalStateError.
+        """
+        with self._own:
+            self._call(self._core.assign(list(partitions)))
+
+    def unsubscribe(self) -> None:
+        """Read nothing: leave the group, or drop the assigned partitions."""
+        with self._own:
+            self._call(self._core.unsubscribe())
+
+    def assignment(self) -> set[TopicPartition]:
+        """The partitions that this consumer reads now."""
+        with self._own:
+            self._check_open()
+            return set(self._core.handles)
+
+    def subscription(self) -> set[str]:
+        """The topics subscribed to; with a pattern, those that match it now."""
+        with self._own:
+            return self._call(self._core.subscribed_topics())
+
+    # ------------------------------------------------------------ positions
+
+    def position(self, partition: TopicPartition, timeout: float | datetime.timedelta | None = None) -> int:
+        """The offset of the next record that poll() will return of an assigned partition."""
+        with self._own:
+            return self._call(self._core.position(TopicPartition(*partition), self._ms(timeout)))
+
+    def seek(self, partition: TopicPartition, offset: int | OffsetAndMetadata) -> None:
+        """Make `offset` the next to be read; nothing of what was fetched before it is returned."""
+        with self._own:
+            self._call(self._core.seek(TopicPartition(*partition), offset))
+
+    def seek_to_beginning(self, *partitions: TopicPartition) -> None:
+        """Go to the first offset of these partitions (none given: all assigned) at the next poll() or position()."""
+        with self._own:
+            self._call(self._core.seek_to(_tps(partitions), "earliest"))
+
+    def seek_to_end(self, *partitions: TopicPartition) -> None:
+        """Go past the last offset of these partitions (none given: all assigned) at the next poll() or position()."""
+        with self._own:
+            self._call(self._core.seek_to(_tps(partitions), "latest"))
+
+    def pause(self, *partitions: TopicPartition) -> None:
+        """Return nothing of these partitions until resume(). What was fetched of them is kept."""
+        with self._own:
+            self._call(self._core.pause(_tps(partitions)))
+
+    def resume(self, *partitions: TopicPartition) -> None:
+        """Take paused partitions up again where they were."""
+        with self._own:
+            self._call(self._core.resume(_tps(partitions)))
+
+    def paused(self) -> set[TopicPartition]:
+        """The partitions that are paused."""
+        with self._own:
+            return self._call(self._core.paused())
+
+    # ------------------------------------------------------------ offsets
+
+    def commit(
+        self,
+        offsets: CommitArgument = None,
+        *,
+        allow_rewind: bool = False,
+        timeout: float | datetime.timedelta | None = None,
+    ) -> None:
+        """Store positions in the group and wait until they are stored.
+
+        Without `offsets`: the positions after what poll() returned. Else a mapping of TopicPartition to the *next* offset to read
+        (int or OffsetAndMetadata), or a ConsumerRecord or ConsumerRecords that are done with.
+        A commit below what this consumer committed before raises CommitRewindError unless `allow_rewind`. CommitFailedError: the group
+        moved on without this member.
+        """
+        with self._own:
+            wanted = normal_offsets(offsets)
+            self._call(self._core.commit(wanted, allow_rewind=allow_rewind, timeout_ms=self._ms(timeout)))
+
+    def commit_async(
+        self, offsets: CommitArgument = None, callback: CommitCallback | None = None
+    ) -> concurrent.futures.Future[dict[TopicPartition, OffsetAndMetadata]]:
+        """Start a commit and return at once, with a future of the offsets stored. `callback(offsets, error or None)` runs in a later poll(),
+        commit() or close(). Commits are sent in the order they were asked for."""
+        with self._own:
+            self._check_open()
+            wanted = normal_offsets(offsets)
+            return self._core.commit_async(wanted, callback, self._default_timeout_ms)
+
+    @overload
+    def committed(
+        self, partitions: TopicPartition, timeout: float | datetime.timedelta | None = None
+    ) -> OffsetAndMetadata | None: ...
+    @overload
+    def committed(
+        self, partitions: Iterable[TopicPartition], timeout: float | datetime.timedelta | None = None
+    ) -> dict[TopicPartition, OffsetAndMetadata | None]: ...
+    def committed(self, partitions: Any, timeout: float | datetime.timedelta | None = None) -> Any:
+        """What the group has committed for one partition (None: nothing), or for several, as a dict."""
+        with self._own:
+            one = isinstance(partitions, tuple) and len(partitions) == 2 and isinstance(partitions[0], str)
+            wanted = [TopicPartition(*partitions)] if one else _tps(partitions)
+            found = self._call(self._core.committed(wanted, self._ms(timeout)))
+            return found[wanted[0]] if one else found
+
+    def beginning_offsets(
+        self, partitions: Iterable[TopicPartition], timeout: float | datetime.timedelta | None = None
+    ) -> dict[TopicPartition, int]:
+        """The first offset that each partition still has."""
+        with self._own:
+            return self._call(self._core.end_points(_tps(partitions), "earliest", self._ms(timeout)))
+
+    def end_offsets(
+        self, partitions: Iterable[TopicPartition], timeout: float | datetime.timedelta | None = None
+    ) -> dict[TopicPartition, int]:
+        """The offset after the last record of each partition: the high watermark, or the last stable offset under read_committed."""
+        with self._own:
+            return self._call(self._core.end_points(_tps(partitions), "latest", self._ms(timeout)))
+
+    def offsets_for_times(
+        self,
+        timestamps: Mapping[TopicPartition, int | datetime.datetime],
+        timeout: float | datetime.timedelta | None = None,
+    ) -> dict[TopicPartition, OffsetAndTimestamp | None]:
+        """For each partition the first offset whose timestamp (ms since 1970, or a datetime) is not below the one given; None: no such record."""
+        with self._own:
+            wanted = {
+                TopicPartition(*tp): int(t.timestamp() * 1000) if isinstance(t, datetime.datetime) else int(t)
+                for tp, t in timestamps.items()
+            }
+            return self._call(self._core.offsets_for_times(wanted, self._ms(timeout)))
+
+    # ------------------------------------------------------------ the cluster
+
+    def partitions_for(self, topic: str, timeout: float | datetime.timedelta | None = None) -> list[PartitionInfo]:
+        """The partitions of a topic and where they live; empty if there is no such topic."""
+        with self._own:
+            return self._call(self._core.partitions_for(topic, self._ms(timeout)))
+
+    def topics(self, timeout: float | datetime.timedelta | None = None) -> dict[str, list[PartitionInfo]]:
+        """All topics that this user may see."""
+        with self._own:
+            return self._call(self._core.all_topics(self._ms(timeout)))
+
+    # ------------------------------------------------------------ life
+
+    def wakeup(self) -> None:
+        """Make the call that blocks now, or the next poll(), raise WakeupError. The one method that any thread may call."""
+        self._core.wakeup()
+        waiting = self._waiting
+        if waiting is not None:
+            waiting.cancel()
+
+    def close(self, timeout: float | datetime.timedelta = 30_000) -> None:
+        """Commit if `enable.auto.commit`, run on_partitions_revoked, leave the group, end all threads: within `timeout` (ms). Idempotent."""
+        if self._closed:
+            return
+        with self._own:
+            self._closed = True
+            self._core.close_from_user(to_ms(timeout), self._run_callbacks)
+
+    def __enter__(self) -> KafkaConsumer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        if not self._closed:
+            _warn(f"unclosed {self!r}; use close() or a with block", ResourceWarning, source=self, stacklevel=2)
+            self._core.abandon()
+
+    def __repr__(self) -> str:
+        core = getattr(self, "_core", None)
+        if core is None:
+            return "<KafkaConsumer, not constructed>"
+        return f"<KafkaConsumer group={core.config['group.id']!r} client={core.config['client.id']!r}>"
+
+    # ------------------------------------------------------------ inside
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("this KafkaConsumer is closed; make a new one")
+
+    def _ms(self, timeout: float | datetime.timedelta | None) -> float:
+        return self._default_timeout_ms if timeout is None else to_ms(timeout)
+
+    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Have the engine do it and wait, open to wakeup() and Ctrl-C."""
+        if self._closed:
+            coroutine.close()
+            self._check_open()
+        future = self._core.engine.submit(coroutine)
+        self._waiting = future
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError:
+            self._core.clear_wakeup()
+            raise WakeupError("wakeup() was called while this call was waiting") from None
+        except BaseException:
+            future.cancel()
+            raise
+        finally:
+            self._waiting = None
+
+    def _attend(self) -> None:
+        """What the engine wants from the user's thread: the first poll, callbacks to run, errors to raise."""
+        core = self._core
+        core.engine.check_process()
+        core.attention = False
+        core.note_poll()
+        self._run_callbacks()
+        core.raise_pending()
+
+    def _run_callbacks(self) -> None:
+        """Listeners and commit callbacks, in the order they came. One that raises has been called; its error goes to the user."""
+        callbacks = self._core.callbacks
+        while callbacks:
+            callbacks.popleft()()
+
+
+def _tps(partitions: Iterable[Any]) -> list[TopicPartition]:
+    """TopicPartitions from anything like them; a single list or tuple of them is taken as its members."""
+    items = list(partitions)
+    if len(items) == 1 and isinstance(items[0], (list, set, frozenset)):
+        items = list(items[0])
+    return [TopicPartition(*item) for item in items]

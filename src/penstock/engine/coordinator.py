@@ -1,0 +1,197 @@
+"""The group's coordinator, found when needed and forgotten when it moves; and the offset requests that go to it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..errors import CommitFailedError, KafkaError
+from ..protocol import Api, error_for, error_name, is_retriable
+from ..types import OffsetAndMetadata, TopicPartition
+from .backoff import Backoff
+from .client import COORDINATOR, ClusterClient
+from .connection import DisconnectedError
+
+_log = logging.getLogger("penstock.engine.coordinator")
+
+COORDINATOR_MOVED = frozenset({14, 15, 16})  # load in progress, not available, not coordinator
+_LOAD_IN_PROGRESS = 14
+_ILLEGAL_GENERATION, _UNKNOWN_MEMBER_ID, _REBALANCE_IN_PROGRESS = 22, 25, 27
+_STALE_MEMBER_EPOCH, _FENCED_INSTANCE_ID = 113, 82
+_GROUP_MOVED_ON = frozenset({_ILLEGAL_GENERATION, _UNKNOWN_MEMBER_ID, _STALE_MEMBER_EPOCH, _FENCED_INSTANCE_ID})
+
+
+def by_topic(partitions: Iterable[TopicPartition]) -> dict[str, list[int]]:
+    """Partition numbers grouped under their topic, as requests list them."""
+    grouped: dict[str, list[int]] = defaultdict(list)
+    for topic, partition in partitions:
+        grouped[topic].append(partition)
+    return dict(grouped)
+
+
+class GroupCoordinator:
+    """Lives in the engine's thread. `node_id` is None while the coordinator is not known."""
+
+    def __init__(self, client: ClusterClient, group_id: str) -> None:
+        self._client = client
+        self._finding: asyncio.Task[int] | None = None
+        self.group_id = group_id
+        self.node_id: int | None = None
+
+    async def find(self) -> int:
+        """The coordinator's node id; one search serves all who wait."""
+        if self.node_id is not None:
+            return self.node_id
+        if self._finding is None:
+            self._finding = self._client.engine.loop.create_task(self._find(), name="find coordinator")
+        return await asyncio.shield(self._finding)
+
+    async def _find(self) -> int:
+        try:
+            self.node_id = await self._client.find_coordinator(self.group_id)
+            return self.node_id
+        finally:
+            self._finding = None
+
+    def lost(self, reason: str) -> None:
+        """Search anew at the next need: the broker said it is not the coordinator, or cannot be reached."""
+        if self.node_id is not None:
+            _log.info("group %s: coordinator %s left: %s", self.group_id, self.node_id, reason)
+            self.node_id = None
+
+    async def request(self, api: Api, **fields: Any) -> Any:
+        """One request to the coordinator. DisconnectedError forgets it, so that the next try searches."""
+        node_id = await self.find()
+        try:
+            return await self._client.request(api, node_id=node_id, purpose=COORDINATOR, **fields)
+        except DisconnectedError as error:
+            self.lost(str(error))
+            raise
+
+    def _backoff(self) -> Backoff:
+        config = self._client.config
+        return Backoff(config["retry.backoff.ms"], config["retry.backoff.max.ms"])
+
+    async def committed(
+        self, partitions: Iterable[TopicPartition], *, require_stable: bool, member_id: str | None = None, member_epoch: int = -1
+    ) -> dict[TopicPartition, OffsetAndMetadata | None]:
+        """What the group has committed, None where nothing is. Retries until the caller's time is over."""
+        topics = [{"name": t, "partition_indexes": sorted(p)} for t, p in by_topic(partitions).items()]
+        group = {"group_id": self.group_id, "member_id": member_id, "member_epoch": member_epoch, "topics": topics}
+        backoff = self._backoff()
+        while True:
+            try:
+                response = await self.request(
+                    Api.OFFSET_FETCH, group_id=self.group_id, topics=topics, groups=[group], require_stable=require_stable
+                )
+            except DisconnectedError as error:
+                _log.debug("OffsetFetch of group %s: %s", self.group_id, error)
+                await asyncio.sleep(backoff.next_ms() / 1000)
+                continue
+            answer = response.groups[0] if hasattr(response, "groups") else response
+            codes = [int(getattr(answer, "error_code", 0))]
+            codes += [int(p.error_code) for topic in answer.topics for p in topic.partitions]
+            code = next((c for c in codes if c), 0)
+            if code == 0:
+                return _read_committed(answer)
+            if code in COORDINATOR_MOVED and code != _LOAD_IN_PROGRESS:
+                self.lost(error_name(code))
+            elif not is_retriable(code):
+                raise error_for(code, f"reading the committed offsets of group {self.group_id!r}")
+            await asyncio.sleep(backoff.next_ms() / 1000)
+
+    async def commit(
+        self,
+        offsets: Mapping[TopicPartition, OffsetAndMetadata],
+        *,
+        member_id: str = "",
+        generation_id: int = -1,
+        group_instance_id: str | None = None,
+    ) -> None:
+        """Store offsets. CommitFailedError if the group moved on; retriable errors are retried until the caller's time is over."""
+        if not offsets:
+            return
+        topics = [
+            {
+                "name": topic,
+                "partitions": [_commit_entry(p, offsets[TopicPartition(topic, p)]) for p in numbers],
+            }
+            for topic, numbers in by_topic(offsets).items()
+        ]
+        backoff = self._backoff()
+        while True:
+            try:
+                response = await self.request(
+                    Api.OFFSET_COMMIT,
+                    group_id=self.group_id,
+                    generation_id_or_member_epoch=generation_id,
+                    generation_id=generation_id,
+                    member_id=member_id,
+                    group_instance_id=group_instance_id,
+                    retention_time=-1,
+                    topics=topics,
+                )
+            except DisconnectedError as error:
+                _log.debug("OffsetCommit of group %s: %s", self.group_id, error)
+                await asyncio.sleep(backoff.next_ms() / 1000)
+                continue
+            failure = _commit_failure(self.group_id, response, offsets)
+            if failure is None:
+                return
+            if getattr(failure, "code", 0) in COORDINATOR_MOVED and getattr(failure, "code", 0) != _LOAD_IN_PROGRESS:
+                self.lost(str(failure))
+            elif not failure.retriable:
+                raise failure
+            await asyncio.sleep(backoff.next_ms() / 1000)
+
+
+def _commit_entry(partition: int, offset: OffsetAndMetadata) -> dict[str, Any]:
+    return {
+        "partition_index": partition,
+        "committed_offset": offset.offset,
+        "committed_leader_epoch": offset.leader_epoch,
+        "committed_metadata": offset.metadata,
+    }
+
+
+def _read_committed(answer: Any) -> dict[TopicPartition, OffsetAndMetadata | None]:
+    found: dict[TopicPartition, OffsetAndMetadata | None] = {}
+    for topic in answer.topics:
+        for p in topic.partitions:
+            offset = int(p.committed_offset)
+            found[TopicPartition(str(topic.name), int(p.partition_index))] = (
+                None
+                if offset < 0
+                else OffsetAndMetadata(offset, p.metadata or "", int(getattr(p, "committed_leader_epoch", -1)))
+            )
+    return found
+
+
+def _commit_failure(group_id: str, response: Any, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> KafkaError | None:
+    """The gravest error among the partitions: one that no retry mends wins over one that it may."""
+    failures: list[KafkaError] = []
+    for topic in response.topics:
+        for p in topic.partitions:
+            code = int(p.error_code)
+            if code == 0:
+                continue
+            tp = TopicPartition(str(topic.name), int(p.partition_index))
+            what = f"committing offset {offsets[tp].offset} of {tp} for group {group_id!r}"
+            if code in _GROUP_MOVED_ON:
+                failures.append(
+                    CommitFailedError(
+                        f"{what}: {error_name(code)}: the group has rebalanced and this member's partitions belong to others. "
+                        "Raise max.poll.interval.ms or lower max.poll.records if handling one poll takes that long"
+                    )
+                )
+            elif code == _REBALANCE_IN_PROGRESS:
+                failure = CommitFailedError(f"{what}: a rebalance is under way; call poll() to take part in it, then commit again")
+                failure.retriable = False
+                failures.append(failure)
+            else:
+                failures.append(error_for(code, what))
+    failures.sort(key=lambda failure: failure.retriable)
+    return failures[0] if failures else None

@@ -1,0 +1,194 @@
+"""From fields to bytes and back, for any version of a message."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import struct
+import types
+import typing
+from collections.abc import Callable, Mapping
+from functools import cache
+from io import BytesIO
+from typing import Any
+
+from kio.index import load_entity_schema
+from kio.schema.index import api_key_map
+from kio.serial import entity_reader, entity_writer
+from kio.static.constants import EntityType
+
+from ..errors import ProtocolError
+from .apis import Api
+
+_UNSUPPORTED_VERSION = 35
+
+
+def make(api: Api, version: int, **fields: Any) -> Any:
+    """A request of this version from plain values: ints for milliseconds, dicts for nested entries.
+
+    Fields that a version does not have are left out, so that one call serves all versions; fields that it has and the
+    call does not name take the protocol's default. A name that no version has is a mistake and raises TypeError.
+    """
+    return _build(_request_type(api, version), fields, api)
+
+
+def encode_request(api: Api, version: int, correlation_id: int, client_id: str | None, request: Any) -> bytes:
+    """Header and body, without the length prefix (the native connection adds it)."""
+    header_type = request.__header_schema__
+    fields: dict[str, Any] = {
+        "request_api_key": int(api),
+        "request_api_version": version,
+        "correlation_id": correlation_id,
+        "client_id": client_id,
+    }
+    known = {field.name for field in dataclasses.fields(header_type)}
+    buffer = BytesIO()
+    entity_writer(header_type)(buffer, header_type(**{k: v for k, v in fields.items() if k in known}))
+    entity_writer(type(request))(buffer, request)
+    return buffer.getvalue()
+
+
+def decode_response(api: Api, version: int, frame: bytes) -> Any:
+    """A response from its frame, which starts at the correlation id. ProtocolError where it makes no sense."""
+    response_type = _response_type(api, version)
+    try:
+        _, header_size = entity_reader(response_type.__header_schema__)(frame, 0)
+        response, size = entity_reader(response_type)(frame, header_size)
+    except Exception as error:
+        raise ProtocolError(
+            f"a {api.name} response (version {version}, {len(frame)} bytes) cannot be read: {error}"
+        ) from error
+    if header_size + size > len(frame):
+        raise ProtocolError(f"a {api.name} response (version {version}) ends after {len(frame)} bytes")
+    return response
+
+
+def read_api_versions(version: int, frame: bytes) -> tuple[int, list[tuple[int, int, int]]]:
+    """(error code, [(api key, lowest, highest)]) of an ApiVersions response.
+
+    A broker that does not know the version asked for answers with UNSUPPORTED_VERSION in version 0, whatever was asked
+    (KIP-511); its list still tells which version to ask for.
+    """
+    if len(frame) < 6:
+        raise ProtocolError(f"an API_VERSIONS response of {len(frame)} bytes is too short")
+    (error_code,) = struct.unpack_from(">h", frame, 4)
+    response = decode_response(Api.API_VERSIONS, 0 if error_code == _UNSUPPORTED_VERSION else version, frame)
+    return int(error_code), [(int(k.api_key), int(k.min_version), int(k.max_version)) for k in response.api_keys]
+
+
+@cache
+def _request_type(api: Api, version: int) -> Any:
+    return load_entity_schema(api_key_map[int(api)], version, EntityType.request)
+
+
+@cache
+def _response_type(api: Api, version: int) -> Any:
+    return load_entity_schema(api_key_map[int(api)], version, EntityType.response)
+
+
+def _build(cls: Any, given: Mapping[str, Any], api: Api) -> Any:
+    plan = _plan(cls)
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        convert = plan.get(name)
+        if convert is not None:
+            values[name] = convert(value, api)
+        elif name not in _names_in_any_version(api):
+            raise TypeError(f"no version of {api.name} has a field {name!r}")
+    for name, empty in _required(cls).items():
+        values.setdefault(name, empty)
+    return cls(**values)
+
+
+@cache
+def _required(cls: Any) -> dict[str, Any]:
+    """The protocol's implicit defaults for fields without one: zero, empty, null."""
+    hints = typing.get_type_hints(cls)
+    empties: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):
+        if field.default is not dataclasses.MISSING:
+            continue
+        kafka_type = field.metadata.get("kafka_type", "")
+        if _is_optional(hints[field.name]):
+            empties[field.name] = None
+        elif _nested_type(hints[field.name]) is not None or typing.get_origin(hints[field.name]) is tuple:
+            empties[field.name] = ()
+        elif kafka_type.startswith("timedelta"):
+            empties[field.name] = datetime.timedelta(0)
+        elif kafka_type.startswith(("int", "uint")):
+            empties[field.name] = 0
+        else:
+            known = {"string": "", "bytes": b"", "records": b"", "bool": False}
+            if kafka_type in known:
+                empties[field.name] = known[kafka_type]
+    return empties
+
+
+@cache
+def _plan(cls: Any) -> dict[str, Callable[[Any, Api], Any]]:
+    """For each field, how a plain value becomes the dataclass's."""
+    hints = typing.get_type_hints(cls)
+    plan: dict[str, Callable[[Any, Api], Any]] = {}
+    for field in dataclasses.fields(cls):
+        nested = _nested_type(hints[field.name])
+        kafka_type = field.metadata.get("kafka_type", "")
+        if nested is not None:
+            plan[field.name] = _nested_converter(nested)
+        elif kafka_type.startswith("timedelta"):
+            plan[field.name] = lambda value, api: datetime.timedelta(milliseconds=value)
+        elif _is_tuple(hints[field.name]):
+            plan[field.name] = lambda value, api: None if value is None else tuple(value)
+        else:
+            plan[field.name] = lambda value, api: value
+    return plan
+
+
+def _nested_converter(nested: Any) -> Callable[[Any, Api], Any]:
+    def convert(value: Any, api: Api) -> Any:
+        if value is None:
+            return None
+        if isinstance(value, Mapping):
+            return _build(nested, value, api)
+        return tuple(_build(nested, item, api) for item in value)
+
+    return convert
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+
+
+def _is_optional(hint: Any) -> bool:
+    return type(None) in _options(hint)
+
+
+def _is_tuple(hint: Any) -> bool:
+    return any(typing.get_origin(option) is tuple for option in _options(hint))
+
+
+def _nested_type(hint: Any) -> Any:
+    for option in _options(hint):
+        inner = typing.get_args(option)[0] if typing.get_origin(option) is tuple else option
+        if dataclasses.is_dataclass(inner):
+            return inner
+    return None
+
+
+@cache
+def _names_in_any_version(api: Api) -> frozenset[str]:
+    """Every field name that some version of this request has, at any depth."""
+    names: set[str] = set()
+
+    def walk(cls: Any) -> None:
+        hints = typing.get_type_hints(cls)
+        for field in dataclasses.fields(cls):
+            names.add(field.name)
+            nested = _nested_type(hints[field.name])
+            if nested is not None:
+                walk(nested)
+
+    from kio.schema.index import schema_name_map
+
+    for version in schema_name_map[api_key_map[int(api)]]:
+        walk(_request_type(api, version))
+    return frozenset(names)
