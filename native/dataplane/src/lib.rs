@@ -1,1 +1,12 @@
 //! penstock's data plane: where bytes move. No Python in it.
+
+pub mod batch;
+pub mod compression;
+pub mod crc;
+pub mod decode;
+pub mod encode;
+pub mod error;
+mod legacy;
+pub mod murmur2;
+pub mod record;
+mod varint;
