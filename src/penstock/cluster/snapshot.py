@@ -41,8 +41,8 @@ class TopicState:
 class ClusterSnapshot:
     """Immutable. `version` grows by one with each merge; `controller_id` is -1 where not known."""
 
-    brokers: Mapping[int, Node] = MappingProxyType({})
-    topics: Mapping[str, TopicState] = MappingProxyType({})
+    brokers: Mapping[int, Node] = field(default_factory=dict)
+    topics: Mapping[str, TopicState] = field(default_factory=dict)
     controller_id: int = -1
     cluster_id: str | None = None
     version: int = 0
@@ -64,7 +64,11 @@ class ClusterSnapshot:
 
     def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
         """Number of partitions of those topics that exist."""
-        return {t: len(self.topics[t].partitions) for t in topics if t in self.topics and self.topics[t].partitions}
+        return {
+            t: len(self.topics[t].partitions)
+            for t in topics
+            if t in self.topics and self.topics[t].partitions
+        }
 
     def partition_infos(self, topic: str) -> list[PartitionInfo]:
         known = self.topics.get(topic)
@@ -88,7 +92,10 @@ class ClusterSnapshot:
         An answer from a broker that lags behind must not undo what a newer one said: a partition keeps the higher leader
         epoch, unless the topic was made again under another id (KIP-320, KIP-516).
         """
-        brokers = {int(b.node_id): Node(int(b.node_id), b.host, int(b.port), getattr(b, "rack", None)) for b in response.brokers}
+        brokers = {
+            int(b.node_id): Node(int(b.node_id), b.host, int(b.port), getattr(b, "rack", None))
+            for b in response.brokers
+        }
         topics: dict[str, TopicState] = {} if whole else dict(self.topics)
         for answered in response.topics:
             name = str(answered.name) if answered.name is not None else None
@@ -127,13 +134,22 @@ class ClusterSnapshot:
             if old is not None and old.leader_epoch > state.leader_epoch >= 0:
                 state = old
             partitions[number] = state
-        return TopicState(name, topic_id, MappingProxyType(partitions), bool(answered.is_internal), error_code)
+        return TopicState(
+            name, topic_id, MappingProxyType(partitions), bool(answered.is_internal), error_code
+        )
 
-    def with_leader_hint(self, topic_partition: TopicPartition, leader_id: int, leader_epoch: int) -> ClusterSnapshot:
+    def with_leader_hint(
+        self, topic_partition: TopicPartition, leader_id: int, leader_epoch: int
+    ) -> ClusterSnapshot:
         """The view after a broker's fetch response named the new leader (KIP-951); unchanged if that is no news."""
         known = self.topics.get(topic_partition.topic)
         state = known.partitions.get(topic_partition.partition) if known else None
-        if known is None or state is None or leader_epoch <= state.leader_epoch or leader_id not in self.brokers:
+        if (
+            known is None
+            or state is None
+            or leader_epoch <= state.leader_epoch
+            or leader_id not in self.brokers
+        ):
             return self
         partitions = dict(known.partitions)
         partitions[topic_partition.partition] = replace(state, leader_id=leader_id, leader_epoch=leader_epoch)

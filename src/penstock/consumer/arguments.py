@@ -39,6 +39,8 @@ def normal_offsets(offsets: CommitArgument) -> dict[TopicPartition, OffsetAndMet
     for partition, offset in offsets.items():
         entry = offset if isinstance(offset, OffsetAndMetadata) else OffsetAndMetadata(int(offset))
         if entry.offset < 0:
-            raise ValueError(f"cannot commit offset {entry.offset} of {TopicPartition(*partition)}: offsets start at 0")
+            raise ValueError(
+                f"cannot commit offset {entry.offset} of {TopicPartition(*partition)}: offsets start at 0"
+            )
         normal[TopicPartition(*partition)] = entry
     return normal

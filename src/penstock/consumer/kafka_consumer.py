@@ -233,7 +233,9 @@ class KafkaConsumer:
 
     # ------------------------------------------------------------ the cluster
 
-    def partitions_for(self, topic: str, timeout: float | datetime.timedelta | None = None) -> list[PartitionInfo]:
+    def partitions_for(
+        self, topic: str, timeout: float | datetime.timedelta | None = None
+    ) -> list[PartitionInfo]:
         """The partitions of a topic and where they live; empty if there is no such topic."""
         with self._own:
             return self._call(self._core.partitions_for(topic, self._ms(timeout)))
@@ -270,7 +272,9 @@ class KafkaConsumer:
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if not self._closed:
-            _warn(f"unclosed {self!r}; use close() or a with block", ResourceWarning, source=self, stacklevel=2)
+            _warn(
+                f"unclosed {self!r}; use close() or a with block", ResourceWarning, source=self, stacklevel=2
+            )
             self._core.abandon()
 
     def __repr__(self) -> str:

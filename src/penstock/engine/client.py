@@ -104,9 +104,13 @@ class ClusterClient:
             return connection
         task = self._opening.get(key)
         if task is None:
-            task = self.engine.loop.create_task(self._open_connection(address, node_id, purpose), name=f"open {address}")
+            task = self.engine.loop.create_task(
+                self._open_connection(address, node_id, purpose), name=f"open {address}"
+            )
             self._opening[key] = task
-            task.add_done_callback(lambda done: (self._opening.pop(key, None), done.cancelled() or done.exception()))
+            task.add_done_callback(
+                lambda done: (self._opening.pop(key, None), done.cancelled() or done.exception())
+            )
         return await asyncio.shield(task)  # shield: one caller's cancellation is not the others'
 
     async def _open_connection(self, address: Address, node_id: int, purpose: str) -> BrokerConnection:
@@ -131,21 +135,27 @@ class ClusterClient:
         if self._open.get((connection.address, purpose)) is connection:
             del self._open[(connection.address, purpose)]
             if not self._closed:
-                _log.info("the %s connection to %s ended: %s", purpose, connection.address, connection.closed_reason)
+                _log.info(
+                    "the %s connection to %s ended: %s", purpose, connection.address, connection.closed_reason
+                )
                 self.want_update()
 
     def _note_failure(self, address: Address, reason: str) -> None:
         backoff = self._backoffs.setdefault(
             address, Backoff(self.config["reconnect.backoff.ms"], self.config["reconnect.backoff.max.ms"])
         )
-        level = logging.WARNING if backoff.failures in (0, 5) else logging.DEBUG  # loud once, and once more if it lasts
+        level = (
+            logging.WARNING if backoff.failures in (0, 5) else logging.DEBUG
+        )  # loud once, and once more if it lasts
         _log.log(level, "could not connect to %s: %s", address, reason)
         self.attempts[str(address)] = reason
         self._not_before_ms[address] = self.engine.now_ms() + backoff.next_ms()
 
     # ------------------------------------------------------------ requests
 
-    async def request(self, api: Api, *, node_id: int | None = None, purpose: str = CONTROL, **fields: Any) -> Any:
+    async def request(
+        self, api: Api, *, node_id: int | None = None, purpose: str = CONTROL, **fields: Any
+    ) -> Any:
         """One request to a node, or to any broker, without retries."""
         connection = await (self.any_connection() if node_id is None else self.connection(node_id, purpose))
         return await connection.request(api, **fields)
@@ -266,7 +276,9 @@ class ClusterClient:
         while True:
             try:
                 connection = await self.any_connection()
-                response = await connection.request(Api.FIND_COORDINATOR, key=key, key_type=key_type, coordinator_keys=[key])
+                response = await connection.request(
+                    Api.FIND_COORDINATOR, key=key, key_type=key_type, coordinator_keys=[key]
+                )
             except DisconnectedError:
                 await asyncio.sleep(backoff.next_ms() / 1000)
                 continue

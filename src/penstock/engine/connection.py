@@ -11,7 +11,15 @@ from typing import Any
 from .._native import EVENT_CLOSED, EVENT_CONNECTED, EVENT_RESPONSE, Connection
 from ..cluster import Address
 from ..errors import KafkaError, ProtocolError
-from ..protocol import Api, BrokerVersions, decode_response, encode_request, error_for, make, read_api_versions
+from ..protocol import (
+    Api,
+    BrokerVersions,
+    decode_response,
+    encode_request,
+    error_for,
+    make,
+    read_api_versions,
+)
 from .thread import EngineThread
 
 _log = logging.getLogger("penstock.engine.connection")
@@ -52,7 +60,9 @@ class _Pending:
 class BrokerConnection:
     """Lives in the engine's thread. `native` is handed to the fetch loop once open() has returned."""
 
-    def __init__(self, engine: EngineThread, address: Address, node_id: int, settings: ConnectionSettings) -> None:
+    def __init__(
+        self, engine: EngineThread, address: Address, node_id: int, settings: ConnectionSettings
+    ) -> None:
         self.address = address
         self.node_id = node_id
         self.versions: BrokerVersions | None = None
@@ -96,7 +106,9 @@ class BrokerConnection:
             self.close("opening it was given up")
             raise
 
-    async def request(self, api: Api, *, at_most: int | None = None, timeout_ms: int | None = None, **fields: Any) -> Any:
+    async def request(
+        self, api: Api, *, at_most: int | None = None, timeout_ms: int | None = None, **fields: Any
+    ) -> Any:
         """Send one request in the highest common version and return its decoded response.
 
         UnsupportedVersionError, DisconnectedError, RequestTimeoutError, ProtocolError. Error codes inside are the caller's.
@@ -117,7 +129,9 @@ class BrokerConnection:
             raise DisconnectedError(f"{self.address}: {self.closed_reason or 'not open yet'}")
         version = self.versions.pick(api)
         correlation_id = next(self._correlation_ids)
-        payload = encode_request(api, version, correlation_id, self._settings.client_id, make(api, version, **fields))
+        payload = encode_request(
+            api, version, correlation_id, self._settings.client_id, make(api, version, **fields)
+        )
         self.native.send(correlation_id, payload, False)
 
     def close(self, reason: str) -> None:
@@ -137,7 +151,9 @@ class BrokerConnection:
                 client_software_name="penstock",
                 client_software_version=self._settings.client_software_version,
             )
-            frame = await self._exchange(Api.API_VERSIONS, version, request, self._settings.connect_timeout_ms)
+            frame = await self._exchange(
+                Api.API_VERSIONS, version, request, self._settings.connect_timeout_ms
+            )
             try:
                 error_code, ranges = read_api_versions(version, frame)
             except ProtocolError as error:

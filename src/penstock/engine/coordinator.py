@@ -21,7 +21,9 @@ COORDINATOR_MOVED = frozenset({14, 15, 16})  # load in progress, not available, 
 _LOAD_IN_PROGRESS = 14
 _ILLEGAL_GENERATION, _UNKNOWN_MEMBER_ID, _REBALANCE_IN_PROGRESS = 22, 25, 27
 _STALE_MEMBER_EPOCH, _FENCED_INSTANCE_ID = 113, 82
-_GROUP_MOVED_ON = frozenset({_ILLEGAL_GENERATION, _UNKNOWN_MEMBER_ID, _STALE_MEMBER_EPOCH, _FENCED_INSTANCE_ID})
+_GROUP_MOVED_ON = frozenset(
+    {_ILLEGAL_GENERATION, _UNKNOWN_MEMBER_ID, _STALE_MEMBER_EPOCH, _FENCED_INSTANCE_ID}
+)
 
 
 def by_topic(partitions: Iterable[TopicPartition]) -> dict[str, list[int]]:
@@ -76,16 +78,30 @@ class GroupCoordinator:
         return Backoff(config["retry.backoff.ms"], config["retry.backoff.max.ms"])
 
     async def committed(
-        self, partitions: Iterable[TopicPartition], *, require_stable: bool, member_id: str | None = None, member_epoch: int = -1
+        self,
+        partitions: Iterable[TopicPartition],
+        *,
+        require_stable: bool,
+        member_id: str | None = None,
+        member_epoch: int = -1,
     ) -> dict[TopicPartition, OffsetAndMetadata | None]:
         """What the group has committed, None where nothing is. Retries until the caller's time is over."""
         topics = [{"name": t, "partition_indexes": sorted(p)} for t, p in by_topic(partitions).items()]
-        group = {"group_id": self.group_id, "member_id": member_id, "member_epoch": member_epoch, "topics": topics}
+        group = {
+            "group_id": self.group_id,
+            "member_id": member_id,
+            "member_epoch": member_epoch,
+            "topics": topics,
+        }
         backoff = self._backoff()
         while True:
             try:
                 response = await self.request(
-                    Api.OFFSET_FETCH, group_id=self.group_id, topics=topics, groups=[group], require_stable=require_stable
+                    Api.OFFSET_FETCH,
+                    group_id=self.group_id,
+                    topics=topics,
+                    groups=[group],
+                    require_stable=require_stable,
                 )
             except DisconnectedError as error:
                 _log.debug("OffsetFetch of group %s: %s", self.group_id, error)
@@ -141,7 +157,10 @@ class GroupCoordinator:
             failure = _commit_failure(self.group_id, response, offsets)
             if failure is None:
                 return
-            if getattr(failure, "code", 0) in COORDINATOR_MOVED and getattr(failure, "code", 0) != _LOAD_IN_PROGRESS:
+            if (
+                getattr(failure, "code", 0) in COORDINATOR_MOVED
+                and getattr(failure, "code", 0) != _LOAD_IN_PROGRESS
+            ):
                 self.lost(str(failure))
             elif not failure.retriable:
                 raise failure
@@ -165,12 +184,16 @@ def _read_committed(answer: Any) -> dict[TopicPartition, OffsetAndMetadata | Non
             found[TopicPartition(str(topic.name), int(p.partition_index))] = (
                 None
                 if offset < 0
-                else OffsetAndMetadata(offset, p.metadata or "", int(getattr(p, "committed_leader_epoch", -1)))
+                else OffsetAndMetadata(
+                    offset, p.metadata or "", int(getattr(p, "committed_leader_epoch", -1))
+                )
             )
     return found
 
 
-def _commit_failure(group_id: str, response: Any, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> KafkaError | None:
+def _commit_failure(
+    group_id: str, response: Any, offsets: Mapping[TopicPartition, OffsetAndMetadata]
+) -> KafkaError | None:
     """The gravest error among the partitions: one that no retry mends wins over one that it may."""
     failures: list[KafkaError] = []
     for topic in response.topics:
@@ -188,7 +211,9 @@ def _commit_failure(group_id: str, response: Any, offsets: Mapping[TopicPartitio
                     )
                 )
             elif code == _REBALANCE_IN_PROGRESS:
-                failure = CommitFailedError(f"{what}: a rebalance is under way; call poll() to take part in it, then commit again")
+                failure = CommitFailedError(
+                    f"{what}: a rebalance is under way; call poll() to take part in it, then commit again"
+                )
                 failure.retriable = False
                 failures.append(failure)
             else:

@@ -38,7 +38,9 @@ async def list_offsets(
             _check_exists(client, tp)
             by_leader[client.snapshot.leader(*tp)[0]][tp] = timestamp
         leaderless = by_leader.pop(-1, {})
-        answers = await asyncio.gather(*(_ask(client, node, part, isolation_level) for node, part in by_leader.items()))
+        answers = await asyncio.gather(
+            *(_ask(client, node, part, isolation_level) for node, part in by_leader.items())
+        )
         for answer in answers:
             found.update(answer)
         missing = {tp: timestamp for tp, timestamp in missing.items() if tp not in found}
@@ -56,7 +58,9 @@ def _check_exists(client: ClusterClient, tp: TopicPartition) -> None:
     """A partition that a known topic does not have will not come by waiting for it."""
     topic = client.snapshot.topics.get(tp.topic)
     if topic is not None and topic.partitions and tp.partition not in topic.partitions:
-        raise error_for(3, f"{tp}: the topic has {len(topic.partitions)} partitions, 0 to {len(topic.partitions) - 1}")
+        raise error_for(
+            3, f"{tp}: the topic has {len(topic.partitions)} partitions, 0 to {len(topic.partitions) - 1}"
+        )
 
 
 async def _ask(

@@ -36,7 +36,9 @@ class EngineThread:
         self._connection_ids = itertools.count(1)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stopped = False
-        self._thread = threading.Thread(target=self._run, name=f"penstock-{name}-{next(_numbers)}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, name=f"penstock-{name}-{next(_numbers)}", daemon=True
+        )
         _all_engines.add(self)
 
     def start(self) -> None:

@@ -73,7 +73,9 @@ def read_api_versions(version: int, frame: bytes) -> tuple[int, list[tuple[int, 
         raise ProtocolError(f"an API_VERSIONS response of {len(frame)} bytes is too short")
     (error_code,) = struct.unpack_from(">h", frame, 4)
     response = decode_response(Api.API_VERSIONS, 0 if error_code == _UNSUPPORTED_VERSION else version, frame)
-    return int(error_code), [(int(k.api_key), int(k.min_version), int(k.max_version)) for k in response.api_keys]
+    return int(error_code), [
+        (int(k.api_key), int(k.min_version), int(k.max_version)) for k in response.api_keys
+    ]
 
 
 @cache

@@ -1,0 +1,730 @@
+"""What a consumer is, apart from who waits: the sync and the async shell drive this same core."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import itertools
+import logging
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from .._native import Fetcher
+from ..config import Config, resolve
+from ..errors import (
+    ConfigError,
+    IllegalStateError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    WakeupError,
+)
+from ..fetch import FetchErrorAction, SubscriptionState, action_for, reset_timestamp
+from ..group.assignors import assignors_for
+from ..group.classic import ClassicMember, Rejoin, Subscribe
+from ..offsets import CommitLedger
+from ..protocol import error_for
+from ..types import OffsetAndMetadata, OffsetAndTimestamp, PartitionInfo, TopicPartition
+from .client import ClusterClient
+from .coordinator import GroupCoordinator
+from .fetching import FetchDriver
+from .group_driver import GroupDriver
+from .list_offsets import EARLIEST, LATEST, list_offsets
+from .thread import EngineThread
+
+_log = logging.getLogger("penstock.consumer")
+_client_numbers = itertools.count(1)
+_ISOLATION = {"read_uncommitted": 0, "read_committed": 1}
+
+
+class ConsumerCore:
+    """Coroutines and methods whose names start with an underscore run in the engine's thread.
+
+    Shared with the user's thread, each with one writer at a time under the GIL:
+    `attention` (set by the engine, cleared by the user's thread before it looks), `callbacks` and `_errors` (appended by the
+    engine, popped by the user's thread), `fetching.handles` (written by the engine, copied by the user's thread),
+    `auto_commit_due_s` (written by the user's thread).
+    """
+
+    def __init__(self, topics: Sequence[str], options: Mapping[str, Any]) -> None:
+        self.config: Config = _complete(resolve("consumer", options))
+        self._isolation = _ISOLATION[self.config["isolation.level"]]
+        self._group_id: str | None = self.config["group.id"]
+        self.engine = EngineThread(f"KafkaConsumer {self.config['client.id']}")
+        self.client = ClusterClient(self.engine, self.config)
+        self.fetcher = _make_fetcher(self.engine, self.config, self._isolation)
+        self.fetching = FetchDriver(self.client, self.fetcher, self._on_fetch_error)
+        self.subscription = SubscriptionState(topics)
+        self.ledger = CommitLedger()
+        self.coordinator = (
+            GroupCoordinator(self.client, self._group_id) if self._group_id is not None else None
+        )
+        self.group: GroupDriver | None = None
+        self.attention = True  # the first poll() is news to the engine
+        self.callbacks: deque[Callable[[], None]] = deque()
+        self.auto_commit_due_s = float("inf")
+        self._listener: object | None = None
+        self._errors: deque[BaseException] = deque()
+        self._wakeup = False
+        self._polled = False
+        self._pattern: re.Pattern[str] | None = None
+        self._resolving: set[TopicPartition] = set()
+        self._position_news: asyncio.Future[None] = self.engine.loop.create_future()
+        self._commit_order = asyncio.Lock()
+        self.client.on_update.append(self._on_metadata)
+        if topics:
+            self.client.interest = set(topics)
+        if self.config["enable.auto.commit"] and self._group_id is not None:
+            self.auto_commit_due_s = time.monotonic() + self.config["auto.commit.interval.ms"] / 1000
+
+    @property
+    def handles(self) -> dict[TopicPartition, int]:
+        return self.fetching.handles
+
+    def start(self) -> None:
+        self.engine.start()
+        self.engine.post(self.client.start)
+
+    # ------------------------------------------------------------ the user's thread, inside poll()
+
+    def note_poll(self) -> None:
+        """Tell the group that the user polls: the first time it joins, after an expired interval it joins again."""
+        self._polled = True
+        self.engine.post(self._on_poll)
+
+    def raise_pending(self) -> None:
+        """Raise what waits for the user: wakeup() first, then errors in the order they came."""
+        if self._wakeup:
+            self._wakeup = False
+            raise WakeupError("wakeup() was called")
+        if self._errors:
+            error = self._errors.popleft()
+            self.attention = bool(self._errors)
+            raise error
+
+    def wakeup(self) -> None:
+        self._wakeup = True
+        self.attend()
+
+    def clear_wakeup(self) -> None:
+        self._wakeup = False
+
+    def attend(self) -> None:
+        """Have the user's thread look at callbacks and errors at once, even from inside a waiting poll()."""
+        self.attention = True
+        self.fetcher.wake()
+
+    def request_auto_commit(self) -> None:
+        """Commit, in the background, the positions as they stand: all that earlier polls returned has been handled."""
+        self.auto_commit_due_s = time.monotonic() + self.config["auto.commit.interval.ms"] / 1000
+        offsets = self.consumed_offsets()
+        if offsets:
+            self.engine.submit(
+                self._commit_quietly(offsets, self.config["request.timeout.ms"], "auto-commit")
+            )
+
+    def consumed_offsets(self) -> dict[TopicPartition, OffsetAndMetadata]:
+        """Per assigned partition the offset after the last record that poll() returned."""
+        offsets = {}
+        for tp, handle in list(self.handles.items()):
+            place = self.fetcher.position(handle)
+            if place is not None:
+                offsets[tp] = OffsetAndMetadata(place[0], "", place[1])
+        return offsets
+
+    def close_from_user(self, timeout_ms: float, run_callbacks: Callable[[], None]) -> None:
+        """Commit, tell the listener, leave, end all threads. Whatever fails or hangs on the way, the threads end."""
+        deadline = time.monotonic() + timeout_ms / 1000
+        try:
+            if self.engine.alive:
+                self._leave_from_user(deadline, run_callbacks)
+                self.engine.submit(self._shut()).result(max(0.1, deadline - time.monotonic()))
+        except TimeoutError:
+            _log.warning(
+                "close() did not finish within %.0f ms; the group will notice by session.timeout.ms",
+                timeout_ms,
+            )
+        finally:
+            self.fetcher.close()
+            self.engine.stop(timeout_s=max(0.5, min(5.0, deadline - time.monotonic())))
+
+    def abandon(self) -> None:
+        """The user forgot to close: end the threads without waiting, commit nothing."""
+        if self.engine.alive:
+            self.fetcher.close()
+            self.engine.post(self.client.close)
+            self.engine.post(self.engine.loop.stop)
+
+    def _leave_from_user(self, deadline: float, run_callbacks: Callable[[], None]) -> None:
+        """Give the group's partitions back, in order: commit, listener, leave."""
+        owned = list(self.handles) if self.group is not None else []
+        if self.auto_commit_due_s != float("inf") and self.handles:
+            offsets = self.consumed_offsets()
+            left_ms = max(100.0, (deadline - time.monotonic()) * 1000)
+            self.engine.submit(self._commit_quietly(offsets, left_ms, "the commit on close")).result()
+        run_callbacks()
+        if owned and self.group is not None:
+            self._call_listener("on_partitions_revoked", owned)
+        if self.group is not None:
+            left_ms = max(100.0, (deadline - time.monotonic()) * 1000)
+            self.engine.submit(self._leave_group(left_ms)).result()
+
+    async def _leave_group(self, timeout_ms: float) -> None:
+        self._drop(list(self.handles))
+        if self.group is not None:
+            group, self.group = self.group, None
+            try:
+                async with asyncio.timeout(timeout_ms / 1000):
+                    await group.leave()
+            except (TimeoutError, KafkaError) as error:
+                _log.warning(
+                    "could not tell group %s that this member leaves: %s",
+                    self._group_id,
+                    error or "no answer",
+                )
+
+    async def _shut(self) -> None:
+        self.client.close()
+
+    # ------------------------------------------------------------ what to read
+
+    async def subscribe(
+        self, topics: list[str] | None, pattern: str | re.Pattern[str] | None, listener: object | None
+    ) -> None:
+        if self._group_id is None:
+            raise ConfigError("subscribe() needs group.id; set it, or use assign() to read without a group")
+        if (topics is None) == (pattern is None):
+            raise ValueError("subscribe() takes either topics or pattern")
+        self._listener = listener
+        if pattern is not None:
+            self._pattern = re.compile(pattern)
+            self.subscription.subscribe_pattern(self._pattern.pattern)
+            self.client.interest = None
+            self.client.want_update()
+            self._on_metadata()
+            return
+        assert topics is not None
+        self._pattern = None
+        self.subscription.subscribe(topics)
+        self.client.interest = set(topics)
+        self.client.want_update()
+        self._subscribe_group()
+
+    async def assign(self, partitions: list[TopicPartition | tuple[str, int] | int]) -> None:
+        kept = self.subscription.assign_from_user(partitions)
+        self._pattern = None
+        if self.group is not None:
+            group, self.group = self.group, None
+            self.engine.spawn(group.leave(), "leave the group for assign()")
+        self._drop([tp for tp in self.handles if tp not in kept])
+        self.client.interest = {tp.topic for tp in kept}
+        self.client.want_update()
+        self.fetching.add(kept)
+        self._resolve_positions()
+
+    async def unsubscribe(self) -> None:
+        self._drop(list(self.handles))
+        self.subscription.unsubscribe()
+        self._pattern = None
+        self._listener = None
+        if self.group is not None:
+            group, self.group = self.group, None
+            await group.leave()
+
+    async def subscribed_topics(self) -> set[str]:
+        return set(self.subscription.topics)
+
+    async def pause(self, partitions: list[TopicPartition]) -> None:
+        handles = [self._handle(tp) for tp in partitions]
+        self.subscription.pause(partitions)
+        self.fetcher.pause(handles)
+
+    async def resume(self, partitions: list[TopicPartition]) -> None:
+        handles = [self._handle(tp) for tp in partitions]
+        self.subscription.resume(partitions)
+        self.fetcher.resume(handles)
+
+    async def paused(self) -> set[TopicPartition]:
+        return set(self.subscription.paused())
+
+    def _handle(self, tp: TopicPartition) -> int:
+        handle = self.handles.get(tp)
+        if handle is None:
+            raise IllegalStateError(
+                f"{tp} is not assigned to this consumer; assigned: {', '.join(map(str, sorted(self.handles))) or 'nothing'}"
+            )
+        return handle
+
+    def _drop(self, partitions: Sequence[TopicPartition]) -> None:
+        self.fetching.remove(partitions)
+        self.subscription.drop(partitions)
+        self.ledger.forget(partitions)
+        self._tell_positions()
+
+    # ------------------------------------------------------------ the group
+
+    def _on_poll(self) -> None:
+        if self.group is not None:
+            self.group.poll_progress()
+        elif self.subscription.subscribed:
+            self._subscribe_group()
+
+    def _subscribe_group(self) -> None:
+        """Join once the user polls, as Java's consumer does; until then assign() may still replace the subscription."""
+        if not self._polled or self._group_id is None:
+            return
+        if self.group is None:
+            assert self.coordinator is not None
+            config = self.config
+            machine = ClassicMember(
+                group_id=self._group_id,
+                group_instance_id=config["group.instance.id"],
+                session_timeout_ms=config["session.timeout.ms"],
+                rebalance_timeout_ms=config["max.poll.interval.ms"],
+                heartbeat_interval_ms=config["heartbeat.interval.ms"],
+                retry_backoff_ms=config["retry.backoff.ms"],
+                retry_backoff_max_ms=config["retry.backoff.max.ms"],
+                assignors=assignors_for(config["partition.assignment.strategy"]),
+            )
+            self.group = GroupDriver(
+                self, self.client, self.coordinator, machine, config["max.poll.interval.ms"]
+            )
+        self.group.feed(Subscribe(tuple(sorted(self.subscription.topics))))
+
+    async def rejoin(self, reason: str) -> None:
+        if self.group is not None:
+            self.group.feed(Rejoin(reason))
+
+    def since_last_poll_ms(self) -> int:
+        return self.fetcher.last_poll_ms()
+
+    def stop_fetching(self, partitions: Sequence[TopicPartition]) -> None:
+        self.fetcher.pause([self.handles[tp] for tp in partitions if tp in self.handles])
+
+    def hand_revocation(
+        self, partitions: Sequence[TopicPartition], commit: bool, done: Callable[[], None]
+    ) -> None:
+        """In the user's thread, inside poll(): what it returned before has been handled, so positions may be committed."""
+        group = self.group
+
+        def revoke() -> None:
+            if commit and self.auto_commit_due_s != float("inf"):
+                offsets = {tp: o for tp, o in self.consumed_offsets().items() if tp in set(partitions)}
+                timeout_ms = self.config["default.api.timeout.ms"]
+                self.engine.submit(
+                    self._commit_quietly(offsets, timeout_ms, "the commit before a revocation")
+                ).result()
+            try:
+                self._call_listener("on_partitions_revoked", partitions)
+            finally:
+                self._report(group, partitions, done)
+
+        self._hand(revoke)
+
+    def hand_loss(self, partitions: Sequence[TopicPartition], done: Callable[[], None]) -> None:
+        group = self.group
+        self.stop_fetching(partitions)
+
+        def lose() -> None:
+            lost = (
+                "on_partitions_lost"
+                if hasattr(self._listener, "on_partitions_lost")
+                else "on_partitions_revoked"
+            )
+            try:
+                self._call_listener(lost, partitions)
+            finally:
+                self._report(group, partitions, done)
+
+        self._hand(lose)
+
+    def _report(
+        self, group: GroupDriver | None, dropped: Sequence[TopicPartition], done: Callable[[], None]
+    ) -> None:
+        """Back to the engine from the user's thread, and wait: after this poll() returns nothing of `dropped`."""
+
+        async def finish() -> None:
+            if self.group is group:
+                self._drop(dropped)
+                done()
+
+        self.engine.submit(finish()).result()
+
+    def take_assignment(self, partitions: Sequence[TopicPartition]) -> None:
+        self._drop([tp for tp in self.handles if tp not in set(partitions)])
+        self.subscription.assign_from_group(partitions)
+        self.fetching.add(partitions)
+        if hasattr(self._listener, "on_partitions_assigned"):
+            # nothing is returned before the listener has run: it may seek
+            self.fetcher.pause([self.handles[tp] for tp in partitions])
+        self._resolve_positions()
+
+    def hand_assignment(self, partitions: Sequence[TopicPartition], done: Callable[[], None]) -> None:
+        if not hasattr(self._listener, "on_partitions_assigned"):
+            done()
+            return
+        group = self.group
+
+        async def finish() -> None:
+            if self.group is group:
+                paused = set(self.subscription.paused())
+                self.fetcher.resume(
+                    [self.handles[tp] for tp in partitions if tp in self.handles and tp not in paused]
+                )
+                done()
+
+        def assigned() -> None:
+            try:
+                self._call_listener("on_partitions_assigned", partitions)
+            finally:
+                self.engine.submit(finish()).result()
+
+        self._hand(assigned)
+
+    def _hand(self, callback: Callable[[], None]) -> None:
+        self.callbacks.append(callback)
+        self.attend()
+
+    def _call_listener(self, method: str, partitions: Sequence[TopicPartition]) -> None:
+        function = getattr(self._listener, method, None)
+        if function is not None:
+            function(list(partitions))
+
+    def raise_in_poll(self, error: BaseException) -> None:
+        self._errors.append(error)
+        self.attend()
+
+    # ------------------------------------------------------------ metadata
+
+    def _on_metadata(self) -> None:
+        snapshot = self.client.snapshot
+        if self._pattern is not None and snapshot.version:
+            matching = {
+                t.name
+                for t in snapshot.topics.values()
+                if self._pattern.fullmatch(t.name) and self._visible(t)
+            }
+            if matching != set(self.subscription.topics) or (self.group is None and self._polled):
+                self.subscription.pattern_matched(matching)
+                self._subscribe_group()
+        for tp, handle in self.handles.items():
+            topic = snapshot.topics.get(tp.topic)
+            if topic is not None and topic.partitions and tp.partition not in topic.partitions:
+                self.fetcher.fail(handle, _no_such_partition(tp, len(topic.partitions)))
+        self.fetching.refresh_leaders()
+        if self.group is not None:
+            self.group.metadata_changed()
+
+    def _visible(self, topic: Any) -> bool:
+        return not (topic.is_internal and self.config["exclude.internal.topics"])
+
+    # ------------------------------------------------------------ positions
+
+    def _resolve_positions(self) -> None:
+        """Find a position for each partition without one: the group's committed offset, else the reset policy's."""
+        wanted = [tp for tp in self.subscription.without_position() if tp not in self._resolving]
+        if wanted:
+            self._resolving.update(wanted)
+            self.engine.spawn(self._resolve(wanted), "find positions")
+
+    async def _resolve(self, partitions: list[TopicPartition]) -> None:
+        handles = {tp: self.handles[tp] for tp in partitions if tp in self.handles}
+        try:
+            async with self.client.within(
+                self.config["default.api.timeout.ms"], f"finding positions of {len(handles)} partitions"
+            ):
+                await self._resolve_committed(handles)
+                await self._resolve_resets(handles)
+        except KafkaError as error:
+            if error.retriable:
+                _log.warning("%s; trying again", error)
+                if self.client.snapshot.version == 0:
+                    self.raise_in_poll(error)
+            else:
+                self.raise_in_poll(error)
+            await asyncio.sleep(self.config["retry.backoff.ms"] / 1000)
+        finally:
+            self._resolving.difference_update(partitions)
+            self._tell_positions()
+        self._resolve_positions()  # what came or failed meanwhile
+
+    def _still(self, handles: Mapping[TopicPartition, int], tp: TopicPartition) -> bool:
+        """Whether this is the same assignment of the partition as when the question was asked: it may have been revoked and
+        given back meanwhile, and another member may have committed further in between."""
+        return self.handles.get(tp) == handles.get(tp)
+
+    async def _resolve_committed(self, handles: Mapping[TopicPartition, int]) -> None:
+        wanted = [tp for tp in self.subscription.needs_committed() if tp in handles]
+        if not wanted:
+            return
+        found: Mapping[TopicPartition, OffsetAndMetadata | None] = {}
+        if self.coordinator is not None:
+            found = await self.coordinator.committed(wanted, require_stable=True)
+        for tp in wanted:
+            if not self._still(handles, tp) or tp not in self.subscription.needs_committed():
+                continue
+            committed = found.get(tp)
+            if committed is not None:
+                self.ledger.acknowledged({tp: committed})
+                self._start_at(tp, committed.offset, committed.leader_epoch)
+            else:
+                self.subscription.reset(tp, None)
+
+    async def _resolve_resets(self, handles: Mapping[TopicPartition, int]) -> None:
+        queries: dict[TopicPartition, int] = {}
+        policy = self.config["auto.offset.reset"]
+        for tp, strategy in self.subscription.needs_reset().items():
+            if tp not in handles:
+                continue
+            timestamp = reset_timestamp(strategy or policy, int(time.time() * 1000))
+            if timestamp is None:
+                error = NoOffsetForPartitionError(
+                    f"group {self._group_id!r} has committed nothing for {tp} and auto.offset.reset is none; "
+                    "seek() to where to start, or set auto.offset.reset",
+                    [tp],
+                )
+                self.fetcher.fail(handles[tp], error)
+                self.subscription.give_up(tp)
+            else:
+                queries[tp] = timestamp
+        queries = {tp: t for tp, t in queries.items() if self._exists(tp)}
+        if not queries:
+            return
+        found = await list_offsets(self.client, queries, isolation_level=self._isolation)
+        missing = [tp for tp, answer in found.items() if answer is None]
+        if missing:  # by_duration: no record is that young, so the end is the place
+            ends = await list_offsets(
+                self.client, dict.fromkeys(missing, LATEST), isolation_level=self._isolation
+            )
+            found.update(ends)
+        for tp, answer in found.items():
+            if answer is not None and self._still(handles, tp) and tp in self.subscription.needs_reset():
+                _log.info("%s: starting at offset %d (auto.offset.reset or seek)", tp, answer.offset)
+                self._start_at(tp, answer.offset, answer.leader_epoch)
+
+    def _exists(self, tp: TopicPartition) -> bool:
+        """False only for a partition that its topic, which is known, does not have: poll() has its error already."""
+        topic = self.client.snapshot.topics.get(tp.topic)
+        missing = topic is not None and bool(topic.partitions) and tp.partition not in topic.partitions
+        if missing:
+            self.subscription.give_up(tp)
+        return not missing
+
+    def _start_at(self, tp: TopicPartition, offset: int, leader_epoch: int = -1) -> None:
+        self.subscription.position_set(tp)
+        self.fetcher.seek(self.handles[tp], offset, leader_epoch)
+        self._tell_positions()
+
+    def _tell_positions(self) -> None:
+        if not self._position_news.done():
+            self._position_news.set_result(None)
+        self._position_news = self.engine.loop.create_future()
+
+    async def position(self, tp: TopicPartition, timeout_ms: float) -> int:
+        self._handle(tp)
+        async with self.client.within(timeout_ms, f"finding the position of {tp}"):
+            while True:
+                place = self.fetcher.position(self._handle(tp))
+                if place is not None:
+                    return place[0]
+                self._resolve_positions()
+                await asyncio.shield(self._position_news)
+
+    async def seek(self, tp: TopicPartition, offset: int | OffsetAndMetadata) -> None:
+        entry = offset if isinstance(offset, OffsetAndMetadata) else OffsetAndMetadata(int(offset))
+        if entry.offset < 0:
+            raise ValueError(
+                f"cannot seek {tp} to {entry.offset}: offsets start at 0; see seek_to_beginning() and seek_to_end()"
+            )
+        self._handle(tp)
+        self._start_at(tp, entry.offset, entry.leader_epoch)
+
+    async def seek_to(self, partitions: list[TopicPartition], strategy: str) -> None:
+        for tp in partitions or list(self.handles):
+            handle = self._handle(tp)
+            self.subscription.reset(tp, strategy)
+            self.fetcher.seek(handle, -1)
+        self._resolve_positions()
+
+    def _on_fetch_error(self, tp: TopicPartition, error_code: int, fetch_offset: int) -> None:
+        action = action_for(error_code)
+        if action is FetchErrorAction.RESET:
+            self._on_out_of_range(tp, fetch_offset)
+        elif action is FetchErrorAction.RAISE:
+            self.fetcher.fail(
+                self.handles[tp], error_for(error_code, f"fetching {tp} at offset {fetch_offset}")
+            )
+        else:
+            self.fetching.retry_later(tp)
+
+    def _on_out_of_range(self, tp: TopicPartition, fetch_offset: int) -> None:
+        policy = self.config["auto.offset.reset"]
+        if policy == "none":
+            error = OffsetOutOfRangeError(
+                f"offset {fetch_offset} of {tp} is outside the log (deleted by retention, or not written yet) and "
+                "auto.offset.reset is none; seek() to a place that exists",
+                [tp],
+            )
+            self.fetcher.fail(self.handles[tp], error)
+            return
+        _log.warning(
+            "offset %d of %s is outside the log; going to %s (auto.offset.reset)", fetch_offset, tp, policy
+        )
+        self.subscription.reset(tp, None)
+        self.fetcher.seek(self.handles[tp], -1)
+        self.fetching.retry_later(tp)
+        self._resolve_positions()
+
+    # ------------------------------------------------------------ offsets
+
+    def _need_group(self, what: str) -> GroupCoordinator:
+        if self.coordinator is None:
+            raise ConfigError(f"{what} needs group.id: offsets are stored under a group's name")
+        return self.coordinator
+
+    async def commit(
+        self,
+        offsets: dict[TopicPartition, OffsetAndMetadata] | None,
+        *,
+        allow_rewind: bool,
+        timeout_ms: float,
+    ) -> dict[TopicPartition, OffsetAndMetadata]:
+        coordinator = self._need_group("commit()")
+        wanted = self.consumed_offsets() if offsets is None else offsets
+        machine = self.group.machine if self.group is not None else None
+        member = (machine.member_id, machine.generation_id) if machine is not None else ("", -1)
+        async with self.client.within(
+            timeout_ms, f"committing {len(wanted)} offsets of group {self._group_id!r}"
+        ), self._commit_order:
+            to_send = self.ledger.check(wanted, allow_rewind=allow_rewind)
+            await coordinator.commit(
+                to_send,
+                member_id=member[0],
+                generation_id=member[1],
+                group_instance_id=self.config["group.instance.id"] if machine is not None else None,
+            )
+            self.ledger.acknowledged(to_send)
+        return to_send
+
+    async def _commit_quietly(
+        self, offsets: dict[TopicPartition, OffsetAndMetadata], timeout_ms: float, what: str
+    ) -> None:
+        """A commit that nobody asked for by name: its failure is logged, and the next one covers it."""
+        try:
+            ahead = self.ledger.not_behind(offsets)
+            await self.commit(ahead, allow_rewind=False, timeout_ms=timeout_ms)
+        except KafkaError as error:
+            _log.warning("%s failed: %s", what, error)
+
+    def commit_async(
+        self,
+        offsets: dict[TopicPartition, OffsetAndMetadata] | None,
+        callback: Callable[..., object] | None,
+        timeout_ms: float,
+    ) -> concurrent.futures.Future[dict[TopicPartition, OffsetAndMetadata]]:
+        """From the user's thread. The positions are those of now, whatever poll() returns before the commit is sent."""
+        self._need_group("commit_async()")
+        wanted = self.consumed_offsets() if offsets is None else offsets
+        future = self.engine.submit(self.commit(wanted, allow_rewind=False, timeout_ms=timeout_ms))
+        if callback is not None:
+
+            def tell(done: concurrent.futures.Future[Any]) -> None:
+                error = None if done.cancelled() else done.exception()
+                self._hand(lambda: callback(wanted, error))  # type: ignore[arg-type, return-value]
+
+            future.add_done_callback(tell)
+        return future
+
+    async def committed(
+        self, partitions: list[TopicPartition], timeout_ms: float
+    ) -> dict[TopicPartition, OffsetAndMetadata | None]:
+        coordinator = self._need_group("committed()")
+        async with self.client.within(
+            timeout_ms, f"reading the committed offsets of group {self._group_id!r}"
+        ):
+            found = await coordinator.committed(partitions, require_stable=True)
+        return {tp: found.get(tp) for tp in partitions}
+
+    async def end_points(
+        self, partitions: list[TopicPartition], which: str, timeout_ms: float
+    ) -> dict[TopicPartition, int]:
+        timestamp = EARLIEST if which == "earliest" else LATEST
+        async with self.client.within(
+            timeout_ms, f"asking for the {which} offsets of {len(partitions)} partitions"
+        ):
+            found = await self._look_up(dict.fromkeys(partitions, timestamp))
+        return {tp: answer.offset if answer is not None else 0 for tp, answer in found.items()}
+
+    async def offsets_for_times(
+        self, timestamps: dict[TopicPartition, int], timeout_ms: float
+    ) -> dict[TopicPartition, OffsetAndTimestamp | None]:
+        for tp, timestamp in timestamps.items():
+            if timestamp < 0:
+                raise ValueError(f"a timestamp is ms since 1970, from 0 on; got {timestamp} for {tp}")
+        async with self.client.within(
+            timeout_ms, f"asking for offsets by time of {len(timestamps)} partitions"
+        ):
+            found = await self._look_up(timestamps)
+        return {tp: found.get(tp) for tp in timestamps}
+
+    async def _look_up(
+        self, queries: dict[TopicPartition, int]
+    ) -> dict[TopicPartition, OffsetAndTimestamp | None]:
+        """ListOffsets for any partitions, assigned or not; an unknown topic is an error here, not something to wait for."""
+        unknown = {tp.topic for tp in queries if tp.topic not in self.client.snapshot.topics}
+        if unknown:
+            response = await self.client.fetch_metadata(unknown)
+            for topic in response.topics:
+                if int(topic.error_code) == 3:
+                    raise error_for(3, f"topic {topic.name!r}")
+        return await list_offsets(self.client, queries, isolation_level=self._isolation)
+
+    # ------------------------------------------------------------ the cluster
+
+    async def partitions_for(self, topic: str, timeout_ms: float) -> list[PartitionInfo]:
+        async with self.client.within(timeout_ms, f"asking for the partitions of {topic!r}"):
+            response = await self.client.fetch_metadata([topic])
+        code = int(response.topics[0].error_code) if response.topics else 0
+        if code not in (0, 3, 5):
+            raise error_for(code, f"topic {topic!r}")
+        return self.client.snapshot.partition_infos(topic)
+
+    async def all_topics(self, timeout_ms: float) -> dict[str, list[PartitionInfo]]:
+        async with self.client.within(timeout_ms, "asking for all topics"):
+            connection = await self.client.any_connection()
+            from ..cluster import ClusterSnapshot
+            from ..protocol import Api
+
+            response = await connection.request(Api.METADATA, topics=None, allow_auto_topic_creation=False)
+        whole = ClusterSnapshot().merge(response, whole=True)
+        return {t.name: whole.partition_infos(t.name) for t in whole.topics.values() if self._visible(t)}
+
+
+def _complete(config: Config) -> Config:
+    return config
+
+
+def _no_such_partition(tp: TopicPartition, count: int) -> KafkaError:
+    return error_for(3, f"{tp} does not exist: topic {tp.topic!r} has {count} partitions, 0 to {count - 1}")
+
+
+def _make_fetcher(engine: EngineThread, config: Config, isolation_level: int) -> Fetcher:
+    return Fetcher(
+        engine.events,
+        client_id=config["client.id"],
+        client_rack=config["client.rack"] or "",
+        isolation_level=isolation_level,
+        max_wait_ms=config["fetch.max.wait.ms"],
+        min_bytes=config["fetch.min.bytes"],
+        max_bytes=config["fetch.max.bytes"],
+        max_partition_bytes=config["max.partition.fetch.bytes"],
+        check_crcs=config["check.crcs"],
+        buffer_bytes=config["fetch.buffer.bytes"],
+        max_batch_bytes=config["fetch.max.batch.bytes"],
+        request_timeout_ms=config["request.timeout.ms"],
+        key_deserializer=config["key.deserializer"],
+        value_deserializer=config["value.deserializer"],
+    )

@@ -1,0 +1,290 @@
+"""Performs what the group's state machine asks for, and tells it what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from ..errors import KafkaError
+from ..group import classic as g
+from ..protocol import Api
+from ..types import TopicPartition
+from .client import ClusterClient
+from .connection import DisconnectedError
+from .coordinator import GroupCoordinator
+
+_log = logging.getLogger("penstock.engine.group")
+
+
+class GroupHost(Protocol):
+    """What the driver needs of the consumer's core. The hand_... calls reach the user's thread and report back through feed()."""
+
+    def stop_fetching(self, partitions: Sequence[TopicPartition]) -> None: ...
+    def hand_revocation(
+        self, partitions: Sequence[TopicPartition], commit: bool, done: Callable[[], None]
+    ) -> None: ...
+    def hand_loss(self, partitions: Sequence[TopicPartition], done: Callable[[], None]) -> None: ...
+    def take_assignment(self, partitions: Sequence[TopicPartition]) -> None: ...
+    def hand_assignment(self, partitions: Sequence[TopicPartition], done: Callable[[], None]) -> None: ...
+    def raise_in_poll(self, error: BaseException) -> None: ...
+    def since_last_poll_ms(self) -> int: ...
+    def attend(self) -> None: ...
+
+
+class GroupDriver:
+    """Lives in the engine's thread. One machine, one event at a time: an effect that answers at once is queued behind."""
+
+    def __init__(
+        self,
+        host: GroupHost,
+        client: ClusterClient,
+        coordinator: GroupCoordinator,
+        machine: g.ClassicMember,
+        max_poll_interval_ms: int,
+    ) -> None:
+        self.machine = machine
+        self._host = host
+        self._client = client
+        self._coordinator = coordinator
+        self._max_poll_interval_ms = max_poll_interval_ms
+        self._rebalance_timeout_ms = max_poll_interval_ms
+        self._queue: deque[g.Event] = deque()
+        self._feeding = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._commit_before_revoke = False
+        self._poll_expired = False
+        self._left: asyncio.Future[None] | None = None
+        self._counts: dict[str, int] | None = None  # what this member, as leader, last assigned from
+
+    def feed(self, event: g.Event) -> None:
+        """Give the machine an event and perform what it answers."""
+        self._queue.append(event)
+        if self._feeding:
+            return
+        self._feeding = True
+        try:
+            while self._queue:
+                for effect in self.machine.handle(self._queue.popleft(), self._client.engine.now_ms()):
+                    self._perform(effect)
+        finally:
+            self._feeding = False
+        self._arm_timer()
+
+    def poll_progress(self) -> None:
+        """The user's thread has entered poll()."""
+        self._poll_expired = False
+        self.feed(g.PollProgress())
+
+    def metadata_changed(self) -> None:
+        """Other partition counts than those last assigned from: the leader's assignment is out of date."""
+        if self._counts is not None:
+            now = self._client.snapshot.partition_counts(self._counts)
+            if now and now != self._counts:
+                _log.info(
+                    "group %s: partitions changed from %s to %s",
+                    self._coordinator.group_id,
+                    self._counts,
+                    now,
+                )
+                self._counts = now
+                self.feed(g.TopicsChanged())
+
+    async def leave(self) -> None:
+        """Leave the group; returns when the coordinator was told, or cannot be."""
+        if self._left is None:
+            self._left = self._client.engine.loop.create_future()
+            self.feed(g.Leave())
+        await asyncio.shield(self._left)
+
+    @property
+    def leaving(self) -> bool:
+        return self._left is not None
+
+    # ------------------------------------------------------------ effects
+
+    def _perform(self, effect: g.Effect) -> None:
+        getattr(self, f"_do_{type(effect).__name__}")(effect)
+
+    def _do_FindCoordinator(self, effect: g.FindCoordinator) -> None:
+        self._client.engine.spawn(self._find_coordinator(), "group: find coordinator")
+
+    async def _find_coordinator(self) -> None:
+        try:
+            await self._coordinator.find()
+        except KafkaError as error:
+            self._host.raise_in_poll(error)
+            self.feed(g.CoordinatorLost(str(error)))
+        else:
+            self.feed(g.CoordinatorFound())
+
+    def _do_SendJoin(self, effect: g.SendJoin) -> None:
+        async def join() -> g.Event:
+            response = await self._coordinator.request(
+                Api.JOIN_GROUP,
+                timeout_ms=effect.rebalance_timeout_ms + 5_000,  # the broker holds it until all have joined
+                group_id=self._coordinator.group_id,
+                session_timeout=effect.session_timeout_ms,
+                rebalance_timeout=effect.rebalance_timeout_ms,
+                member_id=effect.member_id,
+                group_instance_id=effect.group_instance_id,
+                protocol_type=effect.protocol_type,
+                protocols=[{"name": name, "metadata": metadata} for name, metadata in effect.protocols],
+                reason=effect.reason,
+            )
+            return g.JoinAnswered(
+                int(response.error_code),
+                int(response.generation_id),
+                response.protocol_name or "",
+                response.leader,
+                response.member_id,
+                tuple(
+                    g.JoinedMember(m.member_id, getattr(m, "group_instance_id", None), m.metadata)
+                    for m in response.members
+                ),
+                bool(getattr(response, "skip_assignment", False)),
+            )
+
+        self._exchange(g.RequestKind.JOIN, join())
+
+    def _do_SendSync(self, effect: g.SendSync) -> None:
+        async def sync() -> g.Event:
+            response = await self._coordinator.request(
+                Api.SYNC_GROUP,
+                timeout_ms=self._rebalance_timeout_ms + 5_000,
+                group_id=self._coordinator.group_id,
+                generation_id=effect.generation_id,
+                member_id=effect.member_id,
+                group_instance_id=effect.group_instance_id,
+                protocol_type="consumer",
+                protocol_name=effect.protocol_name,
+                assignments=[
+                    {"member_id": member, "assignment": data} for member, data in effect.assignments
+                ],
+            )
+            return g.SyncAnswered(
+                int(response.error_code), getattr(response, "protocol_name", None), bytes(response.assignment)
+            )
+
+        self._exchange(g.RequestKind.SYNC, sync())
+
+    def _do_SendHeartbeat(self, effect: g.SendHeartbeat) -> None:
+        async def heartbeat() -> g.Event:
+            response = await self._coordinator.request(
+                Api.HEARTBEAT,
+                group_id=self._coordinator.group_id,
+                generation_id=effect.generation_id,
+                member_id=effect.member_id,
+                group_instance_id=effect.group_instance_id,
+            )
+            return g.HeartbeatAnswered(int(response.error_code))
+
+        self._exchange(g.RequestKind.HEARTBEAT, heartbeat())
+
+    def _do_SendLeave(self, effect: g.SendLeave) -> None:
+        async def leave() -> g.Event:
+            response = await self._coordinator.request(
+                Api.LEAVE_GROUP,
+                timeout_ms=5_000,
+                group_id=self._coordinator.group_id,
+                member_id=effect.member_id,
+                members=[
+                    {
+                        "member_id": effect.member_id,
+                        "group_instance_id": effect.group_instance_id,
+                        "reason": effect.reason,
+                    }
+                ],
+            )
+            return g.LeaveAnswered(int(response.error_code))
+
+        self._exchange(g.RequestKind.LEAVE, leave())
+
+    def _exchange(self, kind: g.RequestKind, coroutine: Any) -> None:
+        async def run() -> None:
+            try:
+                event = await coroutine
+            except DisconnectedError as error:
+                event = g.RequestFailed(kind, str(error))
+            except KafkaError as error:
+                self._host.raise_in_poll(error)
+                event = g.RequestFailed(kind, str(error))
+            self.feed(event)
+
+        self._client.engine.spawn(run(), f"group: {kind.name.lower()}")
+
+    def _do_StopFetching(self, effect: g.StopFetching) -> None:
+        self._host.stop_fetching(effect.partitions)
+
+    def _do_CommitBeforeRevoke(self, effect: g.CommitBeforeRevoke) -> None:
+        self._commit_before_revoke = True
+
+    def _do_CallRevoked(self, effect: g.CallRevoked) -> None:
+        commit, self._commit_before_revoke = self._commit_before_revoke, False
+        self._host.hand_revocation(effect.partitions, commit, lambda: self.feed(g.RevocationDone()))
+
+    def _do_CallLost(self, effect: g.CallLost) -> None:
+        self._commit_before_revoke = False
+        self._host.hand_loss(effect.partitions, lambda: self.feed(g.LossDone()))
+
+    def _do_AssignPartitions(self, effect: g.AssignPartitions) -> None:
+        self._host.take_assignment(effect.partitions)
+
+    def _do_CallAssigned(self, effect: g.CallAssigned) -> None:
+        self._host.hand_assignment(effect.partitions, lambda: self.feed(g.AssignmentDone()))
+
+    def _do_NeedPartitionCounts(self, effect: g.NeedPartitionCounts) -> None:
+        self._client.engine.spawn(self._count_partitions(tuple(effect.topics)), "group: partition counts")
+
+    async def _count_partitions(self, topics: tuple[str, ...]) -> None:
+        """The counts that the leader assigns from. Topics that do not exist (yet) count as none: metadata updates bring them."""
+        missing = [topic for topic in topics if topic not in self._client.snapshot.topics]
+        if missing:
+            try:
+                await self._client.fetch_metadata(topics)
+            except KafkaError as error:
+                _log.warning(
+                    "group %s: no metadata for the assignment: %s", self._coordinator.group_id, error
+                )
+        counts = self._client.snapshot.partition_counts(topics)
+        self._client.add_interest(topics)
+        self._counts = {topic: counts.get(topic, 0) for topic in topics}
+        self.feed(g.PartitionCounts(counts))
+
+    def _do_Raise(self, effect: g.Raise) -> None:
+        from ..protocol import error_for
+
+        self._host.raise_in_poll(error_for(effect.error_code, effect.message))
+
+    def _do_Left(self, effect: g.Left) -> None:
+        self._counts = None
+        if self._left is not None and not self._left.done():
+            self._left.set_result(None)
+
+    # ------------------------------------------------------------ time
+
+    def _arm_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline_ms = self.machine.next_deadline_ms()
+        if deadline_ms is not None:
+            delay_s = max(0.0, deadline_ms / 1000 - self._client.engine.loop.time())
+            self._timer = self._client.engine.loop.call_later(delay_s + 0.001, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if not self._poll_expired and self._host.since_last_poll_ms() > self._max_poll_interval_ms:
+            self._poll_expired = True
+            _log.warning(
+                "group %s: no poll() for more than max.poll.interval.ms=%d ms: leaving the group, so that others can go on; "
+                "the next poll() joins again. Raise max.poll.interval.ms or lower max.poll.records",
+                self._coordinator.group_id,
+                self._max_poll_interval_ms,
+            )
+            self.feed(g.PollExpired())
+            self._host.attend()
+        else:
+            self.feed(g.Tick())
