@@ -1,0 +1,1 @@
+"""Tests, by kind: a folder each."""
