@@ -1,5 +1,6 @@
 //! penstock's data plane: where bytes move. No Python in it.
 
+pub mod arrow_columns;
 pub mod batch;
 pub mod compression;
 pub mod crc;
