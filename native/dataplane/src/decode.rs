@@ -1,22 +1,22 @@
 //! From a record set to chunks of records, batch by batch, so that a caller can stop where its buffer is full.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
 
 use bytes::Bytes;
 
 use crate::batch::{self, BatchHeader, Frame, Head, V2_CRC_FROM, V2_HEADER_BYTES};
+use crate::chunk_build::{ChunkBuild, Kind};
 use crate::compression::{Compression, DecompressError, Decompressors};
 use crate::crc;
 pub use crate::error::{DecodeError, DecodeErrorKind};
 use crate::legacy;
 use crate::record::{Chunk, RecordSpan, TimestampType};
-use crate::varint::{Cursor, Flaw};
+pub use crate::transactions::Aborted;
+use crate::transactions::AbortedTransactions;
+use crate::v2::{RECORD_MIN_BYTES, read_records};
 
-/// The least size of a record: six lengths, counts and deltas of one byte each, and its attributes.
-const RECORD_MIN_BYTES: usize = 7;
 /// Spans count in 32 bits, and Arrow's views in 31.
-const MAX_BUFFER_BYTES: usize = i32::MAX as usize;
+pub(crate) const MAX_BUFFER_BYTES: usize = i32::MAX as usize;
 
 thread_local! {
     /// A fetch thread decodes one record set after another: its decompression states outlive each of them.
@@ -37,44 +37,6 @@ impl Default for DecodeOptions {
         Self {
             check_crcs: true,
             max_batch_bytes: 256 << 20,
-        }
-    }
-}
-
-/// An aborted transaction in a partition's fetch response, under read_committed. Source: KIP-98.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Aborted {
-    /// Whose transaction it was.
-    pub producer_id: i64,
-    /// Its first offset.
-    pub first_offset: i64,
-}
-
-/// Which producers are inside an aborted transaction as the decoder walks through the log.
-#[derive(Debug)]
-struct AbortedTransactions {
-    /// Not begun yet, the latest first. Brokers do not promise an order.
-    pending: Vec<Aborted>,
-    open: HashSet<i64>,
-}
-
-impl AbortedTransactions {
-    fn new(mut pending: Vec<Aborted>) -> Self {
-        pending.sort_unstable_by_key(|aborted| std::cmp::Reverse(aborted.first_offset));
-        Self {
-            pending,
-            open: HashSet::new(),
-        }
-    }
-
-    fn advance_to(&mut self, next_offset: i64) {
-        while self
-            .pending
-            .last()
-            .is_some_and(|aborted| aborted.first_offset < next_offset)
-        {
-            self.open
-                .extend(self.pending.pop().map(|aborted| aborted.producer_id));
         }
     }
 }
@@ -217,7 +179,13 @@ impl Decoder {
         let count = usize::try_from(header.record_count).map_err(|_| {
             DecodeError::corrupt(at, format!("a batch of {} records", header.record_count))
         })?;
-        if self.is_withheld(&header, whole)? || count == 0 {
+        let withheld = match self.aborted.as_mut() {
+            None => header.is_control(),
+            Some(aborted) => aborted
+                .withhold(&header, whole)
+                .map_err(|flaw| DecodeError::corrupt(at, flaw))?,
+        };
+        if withheld || count == 0 {
             return Ok(true);
         }
         let mark = build.mark(kind, self.position);
@@ -309,127 +277,6 @@ impl Decoder {
         };
         build.settle(mark, self.position + frame.size, result)
     }
-
-    /// True for a batch that is not for the user: a control batch, or one of an aborted transaction.
-    fn is_withheld(&mut self, header: &BatchHeader, whole: &[u8]) -> Result<bool, DecodeError> {
-        let Some(aborted) = self.aborted.as_mut() else {
-            return Ok(header.is_control());
-        };
-        aborted.advance_to(
-            header
-                .base_offset
-                .saturating_add(i64::from(header.last_offset_delta))
-                .saturating_add(1),
-        );
-        if header.is_control() {
-            // Either marker ends the producer's transaction: what it writes next belongs to another one, which has an
-            // entry of its own if it was aborted. A marker without an entry, or a second one, finds nothing to remove.
-            if is_end_marker(header, whole)
-                .map_err(|flaw| DecodeError::corrupt(header.base_offset, flaw))?
-            {
-                aborted.open.remove(&header.producer_id);
-            }
-            return Ok(true);
-        }
-        Ok(header.is_transactional() && aborted.open.contains(&header.producer_id))
-    }
-}
-
-/// Whether a control batch ends a transaction: its record's key is (version: int16, type: int16), type 0 for abort and 1
-/// for commit. Compaction may have left it empty. Source: KIP-98.
-fn is_end_marker(header: &BatchHeader, whole: &[u8]) -> Result<bool, Flaw> {
-    if header.record_count == 0
-        || Compression::of_attributes(header.attributes) != Some(Compression::None)
-    {
-        return Ok(false);
-    }
-    let mut cursor = Cursor::new(whole, V2_HEADER_BYTES);
-    cursor.varint()?; // The record's length; its end is that of the batch.
-    cursor.skip(1)?;
-    cursor.varlong()?;
-    cursor.varint()?;
-    let (start, len) = cursor.nullable_span()?;
-    if len < 4 {
-        return Err("a control record without a type");
-    }
-    Ok(matches!(
-        batch::i16_at(whole, start as usize + 2),
-        Some(0 | 1)
-    ))
-}
-
-/// Reads the records of a v2 batch that stand in `data` from `start` on. Spans point `base` bytes further than `data`.
-fn read_records(
-    data: &[u8],
-    start: usize,
-    base: usize,
-    header: &BatchHeader,
-    floor: i64,
-    spans: &mut Vec<RecordSpan>,
-) -> Result<(), Flaw> {
-    let count = header.record_count.max(0) as usize;
-    let log_append_time = header.is_log_append_time();
-    let base = base as u32;
-    if count > (data.len() - start) / RECORD_MIN_BYTES {
-        return Err("the batch declares more records than its bytes can hold");
-    }
-    spans.reserve(count);
-    let mut cursor = Cursor::new(data, start);
-    let mut least_delta = 0;
-    for _ in 0..count {
-        let length =
-            usize::try_from(cursor.varint()?).map_err(|_| "a record has a negative length")?;
-        if length > cursor.remaining() {
-            return Err("a record is longer than its batch");
-        }
-        let end = cursor.at() + length;
-        cursor.skip(1)?; // Attributes: none are given out.
-        let timestamp_delta = cursor.varlong()?;
-        let offset_delta = cursor.varint()?;
-        let (key_start, key_len) = cursor.nullable_span()?;
-        let (value_start, value_len) = cursor.nullable_span()?;
-        let headers = cursor.varint()?;
-        if headers != 0 {
-            check_headers(&mut cursor, headers)?;
-        }
-        if cursor.at() != end {
-            return Err("a record's parts do not add up to its length");
-        }
-        if offset_delta < least_delta || offset_delta > header.last_offset_delta {
-            return Err("the offsets of the batch do not ascend within its range");
-        }
-        least_delta = offset_delta.saturating_add(1);
-        let offset = header.base_offset + i64::from(offset_delta);
-        if offset >= floor {
-            let timestamp = match log_append_time {
-                true => header.max_timestamp,
-                false => header.base_timestamp.wrapping_add(timestamp_delta),
-            };
-            let (key_start, value_start) = (base + key_start, base + value_start);
-            spans.push(RecordSpan {
-                offset,
-                timestamp,
-                key_start,
-                key_len,
-                value_start,
-                value_len,
-            });
-        }
-    }
-    if cursor.remaining() > 0 {
-        return Err("bytes are left after the last record of the batch");
-    }
-    Ok(())
-}
-
-#[inline(never)]
-fn check_headers(cursor: &mut Cursor<'_>, count: i32) -> Result<(), Flaw> {
-    let count = usize::try_from(count).map_err(|_| "a record has a negative number of headers")?;
-    for _ in 0..count {
-        cursor.header_key()?;
-        cursor.header_value()?;
-    }
-    Ok(())
 }
 
 fn codec(offset: i64, attributes: i16) -> Result<Compression, DecodeError> {
@@ -511,120 +358,5 @@ fn cut_short(rest: &[u8], size: Option<usize>, offset: i64) -> DecodeError {
             offset,
             format!("{} bytes where a batch should begin", rest.len()),
         ),
-    }
-}
-
-/// What all batches of a chunk have in common.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Kind {
-    compressed: bool,
-    leader_epoch: i32,
-    timestamp_type: TimestampType,
-    has_headers: bool,
-}
-
-/// Where a chunk stood before a batch was tried.
-struct Mark {
-    spans: usize,
-    buffer: usize,
-}
-
-/// A chunk in the making.
-#[derive(Default)]
-struct ChunkBuild {
-    kind: Option<Kind>,
-    spans: Vec<RecordSpan>,
-    /// Uncompressed: where the chunk begins and ends in the record set.
-    start: usize,
-    end: usize,
-    /// Compressed: the decompressed batches.
-    buffer: Vec<u8>,
-    /// What the last batch became in memory, as the best guess at the next one.
-    last_batch_bytes: usize,
-}
-
-impl ChunkBuild {
-    fn is_empty(&self) -> bool {
-        self.spans.is_empty()
-    }
-
-    fn memory_bytes(&self) -> usize {
-        let held = if self.buffer.is_empty() {
-            self.end - self.start
-        } else {
-            self.buffer.len()
-        };
-        held + self.spans.len() * size_of::<RecordSpan>()
-    }
-
-    fn accepts(
-        &self,
-        kind: Kind,
-        size: usize,
-        soft_limit_bytes: usize,
-        max_batch_bytes: usize,
-    ) -> bool {
-        let expected = self.memory_bytes() + size.max(self.last_batch_bytes);
-        let addressable = self.buffer.len() + max_batch_bytes <= MAX_BUFFER_BYTES;
-        self.is_empty() || (self.kind == Some(kind) && expected <= soft_limit_bytes && addressable)
-    }
-
-    fn mark(&mut self, kind: Kind, position: usize) -> Mark {
-        if self.is_empty() {
-            self.kind = Some(kind);
-            self.start = position;
-            self.end = position;
-            self.buffer.clear();
-        }
-        Mark {
-            spans: self.spans.len(),
-            buffer: self.buffer.len(),
-        }
-    }
-
-    /// Keeps what a batch has added, or takes it back if it failed or gave no record.
-    fn settle(
-        &mut self,
-        mark: Mark,
-        end: usize,
-        result: Result<(), DecodeError>,
-    ) -> Result<bool, DecodeError> {
-        let added = self.spans.len() - mark.spans;
-        if result.is_err() || added == 0 {
-            self.spans.truncate(mark.spans);
-            self.buffer.truncate(mark.buffer);
-            return result.map(|()| true);
-        }
-        let before = self.end;
-        self.end = end;
-        let grown = if self.buffer.is_empty() {
-            end - before
-        } else {
-            self.buffer.len() - mark.buffer
-        };
-        self.last_batch_bytes = grown + added * size_of::<RecordSpan>();
-        Ok(true)
-    }
-
-    fn finish(mut self, record_set: &Bytes) -> Option<Chunk> {
-        let kind = self.kind.filter(|_| !self.spans.is_empty())?;
-        let (bytes, retained_bytes) = if kind.compressed {
-            // Space that was reserved and never filled would count as if it were.
-            self.buffer.shrink_to_fit();
-            let retained = self.buffer.capacity();
-            (Bytes::from(self.buffer), retained)
-        } else {
-            let bytes = record_set.slice(self.start..self.end);
-            let retained = bytes.len();
-            (bytes, retained)
-        };
-        Some(Chunk {
-            bytes,
-            spans: self.spans,
-            leader_epoch: kind.leader_epoch,
-            timestamp_type: kind.timestamp_type,
-            has_headers: kind.has_headers,
-            retained_bytes,
-        })
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod arrow_columns;
 pub mod batch;
+mod chunk_build;
 pub mod compression;
 pub mod crc;
 pub mod decode;
@@ -10,4 +11,6 @@ pub mod error;
 mod legacy;
 pub mod murmur2;
 pub mod record;
+mod transactions;
+mod v2;
 mod varint;
