@@ -1,31 +1,31 @@
 """Every error that penstock raises, as a tree:
 
-    KafkaError                        retriable says whether the same call may succeed later
-    ├── ConfigError                   also a ValueError: an unknown or ill-typed option
-    ├── IllegalStateError             a call that does not fit what the object is doing
-    │   ├── ClosedError               use after close()
-    │   ├── ConcurrentUseError        one consumer, two threads at once
-    │   └── ForkedError               used in a forked child; make a new one there
-    ├── WakeupError                   poll() left because of wakeup()
-    ├── KafkaTimeoutError             also a TimeoutError: the time given was not enough
-    ├── ConnectionFailedError         no broker could be reached; names each address and why
-    ├── ProtocolError                 the peer sent what Kafka's protocol does not allow
-    │   └── UnsupportedVersionError   no version of a request that both sides speak
-    ├── RecordError                   concerns one place of one partition: topic, partition, offset
-    │   ├── CorruptRecordError        bytes that are no record batch, or fail their checksum
-    │   ├── UnsupportedFormatError    a magic byte or a codec that penstock does not know
-    │   ├── RecordTooLargeError       larger than a limit of the configuration
-    │   └── DeserializationError      the user's deserializer raised; raw_key, raw_value, `field`
-    ├── OffsetError                   concerns positions
-    │   ├── NoOffsetForPartitionError nothing committed, and auto.offset.reset is none
-    │   ├── OffsetOutOfRangeError     the position is outside the log, and auto.offset.reset is none
-    │   └── CommitRewindError         commit() below what was committed, without allow_rewind
-    ├── CommitFailedError             the group moved on; the partitions belong to others now
-    └── BrokerError                   any other error code of the protocol: `code`, `name`
-        ├── UnknownTopicOrPartitionError
-        ├── AuthorizationError        the cluster refuses this user; `resource` says what
-        ├── GroupError                the coordinator refuses this member
-        └── ProduceError              a record was not stored
+KafkaError                        retriable says whether the same call may succeed later
+├── ConfigError                   also a ValueError: an unknown or ill-typed option
+├── IllegalStateError             a call that does not fit what the object is doing
+│   ├── ClosedError               use after close()
+│   ├── ConcurrentUseError        one consumer, two threads at once
+│   └── ForkedError               used in a forked child; make a new one there
+├── WakeupError                   poll() left because of wakeup()
+├── KafkaTimeoutError             also a TimeoutError: the time given was not enough
+├── ConnectionFailedError         no broker could be reached; names each address and why
+├── ProtocolError                 the peer sent what Kafka's protocol does not allow
+│   └── UnsupportedVersionError   no version of a request that both sides speak
+├── RecordError                   concerns one place of one partition: topic, partition, offset
+│   ├── CorruptRecordError        bytes that are no record batch, or fail their checksum
+│   ├── UnsupportedFormatError    a magic byte or a codec that penstock does not know
+│   ├── RecordTooLargeError       larger than a limit of the configuration
+│   └── DeserializationError      the user's deserializer raised; raw_key, raw_value, `field`
+├── OffsetError                   concerns positions
+│   ├── NoOffsetForPartitionError nothing committed, and auto.offset.reset is none
+│   ├── OffsetOutOfRangeError     the position is outside the log, and auto.offset.reset is none
+│   └── CommitRewindError         commit() below what was committed, without allow_rewind
+├── CommitFailedError             the group moved on; the partitions belong to others now
+└── BrokerError                   any other error code of the protocol: `code`, `name`
+    ├── UnknownTopicOrPartitionError
+    ├── AuthorizationError        the cluster refuses this user; `resource` says what
+    ├── GroupError                the coordinator refuses this member
+    └── ProduceError              a record was not stored
 """
 
 from __future__ import annotations
@@ -167,7 +167,9 @@ class BrokerError(KafkaError):
     Source: https://kafka.apache.org/protocol#protocol_error_codes
     """
 
-    def __init__(self, message: str, code: int = -1, name: str = "UNKNOWN_SERVER_ERROR", retriable: bool = False) -> None:
+    def __init__(
+        self, message: str, code: int = -1, name: str = "UNKNOWN_SERVER_ERROR", retriable: bool = False
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.name = name

@@ -116,7 +116,7 @@ class ClusterSnapshot:
         topic_id = raw_id.bytes if raw_id is not None else NO_TOPIC_ID
         before = self.topics.get(name)
         error_code = int(answered.error_code)
-        if error_code != _NONE and error_code != _UNKNOWN_TOPIC_OR_PARTITION and before is not None:
+        if error_code not in (_NONE, _UNKNOWN_TOPIC_OR_PARTITION) and before is not None:
             return replace(before, error_code=error_code)
         same = before is not None and before.topic_id == topic_id
         partitions: dict[int, PartitionState] = {}

@@ -181,8 +181,10 @@ class KafkaConsumer:
     def commit_async(
         self, offsets: CommitArgument = None, callback: CommitCallback | None = None
     ) -> concurrent.futures.Future[dict[TopicPartition, OffsetAndMetadata]]:
-        """Start a commit and return at once, with a future of the offsets stored. `callback(offsets, error or None)` runs in a later poll(),
-        commit() or close(). Commits are sent in the order they were asked for."""
+        """Start a commit and return at once, with a future of the offsets stored.
+
+        `callback(offsets, error or None)` runs in a later poll() or in close(). Commits are sent in the order they were asked for.
+        """
         with self._own:
             self._check_open()
             wanted = normal_offsets(offsets)
@@ -214,7 +216,7 @@ class KafkaConsumer:
     def end_offsets(
         self, partitions: Iterable[TopicPartition], timeout: float | datetime.timedelta | None = None
     ) -> dict[TopicPartition, int]:
-        """The offset after the last record of each partition: the high watermark, or the last stable offset under read_committed."""
+        """The offset after the last record of each partition: the high watermark, or under read_committed the last stable offset."""
         with self._own:
             return self._call(self._core.end_points(_tps(partitions), "latest", self._ms(timeout)))
 
@@ -223,7 +225,10 @@ class KafkaConsumer:
         timestamps: Mapping[TopicPartition, int | datetime.datetime],
         timeout: float | datetime.timedelta | None = None,
     ) -> dict[TopicPartition, OffsetAndTimestamp | None]:
-        """For each partition the first offset whose timestamp (ms since 1970, or a datetime) is not below the one given; None: no such record."""
+        """For each partition the first offset whose timestamp (ms since 1970, or a datetime) is not below the one given.
+
+        None: no record is that young.
+        """
         with self._own:
             wanted = {
                 TopicPartition(*tp): int(t.timestamp() * 1000) if isinstance(t, datetime.datetime) else int(t)
@@ -255,7 +260,10 @@ class KafkaConsumer:
             waiting.cancel()
 
     def close(self, timeout: float | datetime.timedelta = 30_000) -> None:
-        """Commit if `enable.auto.commit`, run on_partitions_revoked, leave the group, end all threads: within `timeout` (ms). Idempotent."""
+        """Commit if `enable.auto.commit`, run on_partitions_revoked, leave the group, end all threads. Idempotent.
+
+        Takes at most about `timeout` (ms), broker alive or dead.
+        """
         if self._closed:
             return
         with self._own:
