@@ -36,7 +36,8 @@ class ClusterClient:
     the error that names them all; `interest` holds the topics that metadata requests name (None: all).
     """
 
-    def __init__(self, engine: EngineThread, config: Config) -> None:
+    def __init__(self, engine: EngineThread, config: Config, *, allow_auto_create: bool | None = None) -> None:
+        """`allow_auto_create`: whether asking for a topic may create it; by default as allow.auto.create.topics says, else yes."""
         self.engine = engine
         self.config = config
         self.bootstrap: tuple[Address, ...] = parse_bootstrap(config["bootstrap.servers"])
@@ -58,7 +59,9 @@ class ClusterClient:
         self._coordinator_nodes: dict[int, Node] = {}
         self._update_wanted = asyncio.Event()
         self._updated: asyncio.Future[None] = engine.loop.create_future()
-        self._allow_auto_create = bool(config.get("allow.auto.create.topics", True))
+        if allow_auto_create is None:
+            allow_auto_create = bool(config.get("allow.auto.create.topics", True))
+        self._allow_auto_create = allow_auto_create
         self._later: asyncio.TimerHandle | None = None
         self._patience = Backoff(config["retry.backoff.ms"], config["retry.backoff.max.ms"])
         self._closed = False
@@ -74,6 +77,12 @@ class ClusterClient:
         if node is None:
             raise DisconnectedError(f"node {node_id} is not in the cluster's metadata")
         return await self._connect(Address(node.host, node.port), node_id, purpose)
+
+    def opened(self, node_id: int, purpose: str = CONTROL) -> BrokerConnection | None:
+        """The connection to a node, if it is there and usable now."""
+        node = self.snapshot.brokers.get(node_id) or self._coordinator_nodes.get(node_id)
+        connection = None if node is None else self._open.get((Address(node.host, node.port), purpose))
+        return connection if connection is not None and connection.usable else None
 
     async def any_connection(self) -> BrokerConnection:
         """A usable control connection to any broker: an open one, else the known brokers in random order, then the bootstrap

@@ -1,0 +1,139 @@
+"""Idempotence: which sequence number a batch carries, and what to do when the broker misses one. Pure.
+
+A broker remembers, per producer id and partition, the epoch and the sequence it expects next: it takes a batch once, in
+order, and tells a repeated one from a new one (KIP-98). Sources: KIP-98, KIP-360, and the broker's ProducerAppendInfo.
+
+The epoch is kept per partition: the broker checks it per partition, and a producer without a transactional id has nobody
+to share it with. A partition whose sequence has a hole goes on under its next epoch from sequence 0; others are not touched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+MAX_SEQUENCE: Final = 2**31 - 1
+MAX_EPOCH: Final = 2**15 - 2  # Kafka keeps the last one for itself
+BROKER_REMEMBERS: Final = 5
+"""Batches per producer and partition of which the broker can tell that it has them already (KAFKA-5494)."""
+
+
+class SequencedBatch(Protocol):
+    """What is read and written of a batch here."""
+
+    count: int
+    producer_id: int
+    epoch: int
+    base_sequence: int
+    on_wire: bool
+    fate_known: bool
+
+
+@dataclass(slots=True)
+class ProducerIdentity:
+    """Who writes: given by InitProducerId. `producer_id` is -1 until it is known. Transactions will keep theirs here too."""
+
+    producer_id: int = -1
+    epoch: int = -1
+    transactional_id: str | None = None
+
+    @property
+    def known(self) -> bool:
+        return self.producer_id >= 0
+
+    def forget(self) -> None:
+        """Ask for another id: this one has no epochs left."""
+        self.producer_id = self.epoch = -1
+
+
+def after(sequence: int, count: int) -> int:
+    """The sequence number `count` records on; after 2^31-1 comes 0."""
+    return (sequence + count) & MAX_SEQUENCE
+
+
+class PartitionSequences:
+    """The sequence numbers of one partition. Written by the sender only.
+
+    `in_flight` holds, in sequence order, every batch that has a number and no final outcome, whether it is on the wire or
+    waits for another try. `broken` says that a number is missing before in_flight: a batch was given up after it had one.
+    While it is broken nothing new gets a number; what is in flight is tried once more as it is where its fate is unknown
+    (the missing batch may be stored after all, and this one with it, so that a new number would store it twice), and gets
+    a number of the next epoch where the broker has said that it is not stored.
+    """
+
+    __slots__ = ("broken", "epoch", "in_flight", "next_sequence", "producer_id")
+
+    def __init__(self) -> None:
+        self.producer_id = -1
+        self.epoch = -1
+        self.next_sequence = 0
+        self.in_flight: list[SequencedBatch] = []
+        self.broken = False
+
+    def may_send_new(self) -> bool:
+        """Whether a batch without a number may get one now."""
+        return len(self.in_flight) < BROKER_REMEMBERS and not (self.broken and self.in_flight)
+
+    def may_send_again(self, batch: SequencedBatch) -> bool:
+        """Whether a numbered batch may be tried again: when it is the first in line, and nothing of the partition is on the wire."""
+        return bool(self.in_flight) and self.in_flight[0] is batch and not any(b.on_wire for b in self.in_flight)
+
+    def number(self, batch: SequencedBatch, identity: ProducerIdentity) -> None:
+        """Give a new batch its number, or check a repeated one's; to be called just before it is sent.
+
+        ProducerIdentity.forget() may have been called when this returns with batch.base_sequence still -1: no epoch is left;
+        send it once a new producer id is there.
+        """
+        if batch.base_sequence >= 0:
+            if self.broken and batch.fate_known:
+                self._next_epoch(identity)
+            return
+        if self.broken or self.producer_id < 0 or (self.producer_id != identity.producer_id and not self.in_flight):
+            self._next_epoch(identity)
+            if self.producer_id < 0:
+                return
+        batch.producer_id, batch.epoch, batch.base_sequence = self.producer_id, self.epoch, self.next_sequence
+        self.next_sequence = after(self.next_sequence, batch.count)
+        self.in_flight.append(batch)
+
+    def stored(self, batch: SequencedBatch) -> None:
+        """The broker has it, now or from an earlier attempt."""
+        if batch in self.in_flight:
+            if self.in_flight[0] is batch:
+                self.broken = False  # its predecessor, given up without an answer, was stored
+            self.in_flight.remove(batch)
+
+    def given_up(self, batch: SequencedBatch) -> None:
+        """It will not be tried again: its number is missing from now on."""
+        if batch in self.in_flight:
+            self.in_flight.remove(batch)
+            self.broken = True
+
+    def out_of_order(self, batch: SequencedBatch) -> None:
+        """The broker expected another number or knows nothing of this producer: this batch is not stored.
+
+        If nothing before it is undecided, what the broker misses will not come: the sequence is broken. Else it only
+        overtook the batch before it, which is tried first.
+        """
+        batch.fate_known = True
+        if self.in_flight and self.in_flight[0] is batch:
+            self.broken = True
+
+    def _next_epoch(self, identity: ProducerIdentity) -> None:
+        """Start at sequence 0 under the next epoch and number what is in flight anew, in order (KIP-360)."""
+        if self.producer_id != identity.producer_id:
+            self.producer_id, self.epoch = identity.producer_id, identity.epoch
+        elif self.epoch >= MAX_EPOCH:
+            identity.forget()
+            self.producer_id = self.epoch = -1
+            for batch in self.in_flight:
+                batch.base_sequence = -1
+            self.in_flight.clear()
+            return
+        else:
+            self.epoch += 1
+        self.broken = False
+        self.next_sequence = 0
+        for batch in self.in_flight:
+            batch.producer_id, batch.epoch, batch.base_sequence = self.producer_id, self.epoch, self.next_sequence
+            self.next_sequence = after(self.next_sequence, batch.count)
