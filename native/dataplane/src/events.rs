@@ -1,0 +1,167 @@
+//! The one place where native threads speak to an engine.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rustix::io::Errno;
+
+use crate::signal::Signal;
+
+/// What a native thread has to tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A connection is up.
+    Connected {
+        /// The number that its maker gave it.
+        connection: i64,
+        /// The peer's address.
+        address: String,
+    },
+    /// A response arrived.
+    Response {
+        /// Over which connection.
+        connection: i64,
+        /// To which request.
+        correlation_id: i32,
+        /// The response, beginning with the correlation id.
+        frame: Bytes,
+    },
+    /// The last event of a connection.
+    Closed {
+        /// Which one.
+        connection: i64,
+        /// Why, for people.
+        reason: String,
+    },
+    /// A partition of a fetch response carries an error code; the partition is suspended.
+    FetchError {
+        /// Which partition.
+        handle: u64,
+        /// In which of its epochs.
+        epoch: u64,
+        /// The protocol's error code.
+        error_code: i16,
+        /// The offset that was asked for.
+        fetch_offset: i64,
+        /// The leader as the broker knows it (KIP-951), or -1.
+        leader_id: i32,
+        /// Its epoch, or -1.
+        leader_epoch: i32,
+    },
+    /// A whole fetch response carries an error code.
+    FetchNodeError {
+        /// Over which connection.
+        connection: i64,
+        /// The protocol's error code.
+        error_code: i16,
+    },
+}
+
+#[derive(Debug, Default)]
+struct State {
+    events: VecDeque<Event>,
+    woken: bool,
+}
+
+/// Many threads push, one waits.
+///
+/// Its bound is that of what causes events: a connection gives one event when up, one when closed, one per request in
+/// flight; a partition one per fetch error, being suspended then until the engine has dealt with it.
+#[derive(Debug)]
+pub struct EventQueue {
+    state: Mutex<State>,
+    signal: Signal,
+}
+
+impl EventQueue {
+    /// An empty queue.
+    ///
+    /// # Errors
+    /// What the operating system says, mostly that no more files may be open.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self { state: Mutex::default(), signal: Signal::new()? })
+    }
+
+    /// Adds an event; any thread.
+    pub fn push(&self, event: Event) {
+        self.lock().events.push_back(event);
+        self.signal.notify();
+    }
+
+    /// Makes the present or the next `wait` return at once; any thread.
+    pub fn wake(&self) {
+        self.lock().woken = true;
+        self.signal.notify();
+    }
+
+    /// All events that are there, without waiting; and whether `wake` was called since the last time.
+    pub fn take(&self) -> (VecDeque<Event>, bool) {
+        self.signal.clear();
+        let mut state = self.lock();
+        (std::mem::take(&mut state.events), std::mem::take(&mut state.woken))
+    }
+
+    /// All events, once there are some or `wake` was called; nothing after the timeout (None: no limit).
+    ///
+    /// # Errors
+    /// `Errno::INTR` when a signal of the operating system arrived.
+    pub fn wait(&self, timeout: Option<Duration>) -> Result<VecDeque<Event>, Errno> {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        loop {
+            let (events, woken) = self.take();
+            if woken || !events.is_empty() {
+                return Ok(events);
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) || !self.signal.wait(left)? {
+                return Ok(self.take().0);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AsFd for EventQueue {
+    /// Readable while `wait` would return at once.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.signal.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn events_come_in_order_and_a_wake_alone_returns_nothing() {
+        let queue = Arc::new(EventQueue::new().unwrap());
+        for connection in 0..3 {
+            queue.push(Event::Closed { connection, reason: String::new() });
+        }
+        let numbers: Vec<_> = queue
+            .wait(None)
+            .unwrap()
+            .into_iter()
+            .map(|event| match event {
+                Event::Closed { connection, .. } => connection,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(numbers, [0, 1, 2]);
+        queue.wake();
+        assert!(queue.wait(None).unwrap().is_empty());
+        let waker = Arc::clone(&queue);
+        let thread = std::thread::spawn(move || waker.wake());
+        assert!(queue.wait(None).unwrap().is_empty());
+        thread.join().unwrap();
+        assert!(queue.wait(Some(Duration::ZERO)).unwrap().is_empty());
+    }
+}
