@@ -457,14 +457,14 @@ class ConsumerCore:
         return self.handles.get(tp) == handles.get(tp)
 
     async def _resolve_committed(self, handles: Mapping[TopicPartition, int]) -> None:
-        wanted = [tp for tp in self.subscription.needs_committed() if tp in handles]
+        wanted = [tp for tp in handles if self.subscription.needs_committed(tp)]
         if not wanted:
             return
         found: Mapping[TopicPartition, OffsetAndMetadata | None] = {}
         if self.coordinator is not None:
             found = await self.coordinator.committed(wanted, require_stable=True)
         for tp in wanted:
-            if not self._still(handles, tp) or tp not in self.subscription.needs_committed():
+            if not self._still(handles, tp) or not self.subscription.needs_committed(tp):
                 continue
             committed = found.get(tp)
             if committed is not None:
@@ -476,9 +476,8 @@ class ConsumerCore:
     async def _resolve_resets(self, handles: Mapping[TopicPartition, int]) -> None:
         queries: dict[TopicPartition, int] = {}
         policy = self.config["auto.offset.reset"]
-        for tp, strategy in self.subscription.needs_reset().items():
-            if tp not in handles:
-                continue
+        for tp in [tp for tp in handles if self.subscription.needs_reset(tp)]:
+            strategy = self.subscription.reset_strategy(tp)
             timestamp = reset_timestamp(strategy or policy, int(time.time() * 1000))
             if timestamp is None:
                 error = NoOffsetForPartitionError(
@@ -501,7 +500,7 @@ class ConsumerCore:
             )
             found.update(ends)
         for tp, answer in found.items():
-            if answer is not None and self._still(handles, tp) and tp in self.subscription.needs_reset():
+            if answer is not None and self._still(handles, tp) and self.subscription.needs_reset(tp):
                 _log.info("%s: starting at offset %d (auto.offset.reset or seek)", tp, answer.offset)
                 self._start_at(tp, answer.offset, answer.leader_epoch)
 
