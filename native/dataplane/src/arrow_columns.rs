@@ -353,3 +353,50 @@ fn headers(runs: &[Run<'_>], rows: usize) -> Result<ArrayRef, ArrowError> {
         None,
     )?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compression::Compression;
+    use crate::decode::{DecodeOptions, Decoder};
+    use crate::encode::{BatchBuilder, Producer};
+
+    #[test]
+    fn a_poll_beyond_the_bound_is_several_batches() {
+        let mut builder = BatchBuilder::new(Compression::None, None);
+        for _ in 0..4 {
+            builder.append(1, None, Some(&[7; 100]), &[]).expect("fits");
+        }
+        let batch = builder.build(&Producer::default()).expect("builds");
+        let mut decoder = Decoder::new(batch.into(), 0, &DecodeOptions::default(), None);
+        let chunk = Arc::new(
+            decoder
+                .next_chunk(0)
+                .expect("decodes")
+                .expect("has records"),
+        );
+        let slice = |start, end| Slice {
+            topic: "t".into(),
+            partition: 0,
+            chunk: chunk.clone(),
+            start,
+            end,
+        };
+        let slices = vec![
+            slice(0, 1),
+            slice(1, 2),
+            slice(2, 4),
+            slice(0, 1),
+            slice(3, 4),
+        ];
+        let rows = |max_bytes| {
+            let batches = Batches::new(slices.clone(), BinaryLayout::Binary, max_bytes);
+            batches
+                .map(|batch| batch.expect("builds").num_rows())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(rows(MAX_COLUMN_BYTES), [6]);
+        assert_eq!(rows(250), [2, 2, 2]);
+        assert_eq!(rows(1), [1, 1, 2, 1, 1]);
+    }
+}
