@@ -73,14 +73,18 @@ class ClusterClient:
 
     async def connection(self, node_id: int, purpose: str = CONTROL) -> BrokerConnection:
         """A usable connection to a node of the snapshot. DisconnectedError if it cannot be had now."""
-        node = self.snapshot.brokers.get(node_id) or self._coordinator_nodes.get(node_id)
+        node = self.node(node_id)
         if node is None:
             raise DisconnectedError(f"node {node_id} is not in the cluster's metadata")
         return await self._connect(Address(node.host, node.port), node_id, purpose)
 
+    def node(self, node_id: int) -> Node | None:
+        """A broker that the metadata or a coordinator's search has named."""
+        return self.snapshot.brokers.get(node_id) or self._coordinator_nodes.get(node_id)
+
     def opened(self, node_id: int, purpose: str = CONTROL) -> BrokerConnection | None:
         """The connection to a node, if it is there and usable now."""
-        node = self.snapshot.brokers.get(node_id) or self._coordinator_nodes.get(node_id)
+        node = self.node(node_id)
         connection = None if node is None else self._open.get((Address(node.host, node.port), purpose))
         return connection if connection is not None and connection.usable else None
 
