@@ -62,8 +62,14 @@ class Admin:
 
         BrokerError with the name TOPIC_ALREADY_EXISTS, INVALID_REPLICATION_FACTOR, ... `validate_only` creates nothing.
         """
-        wanted = [topic if isinstance(topic, NewTopic) else NewTopic(topic) for topic in _several(topics, "topics")]
-        self._call("creating topics", timeout, _topics.create(self._client, wanted, validate_only, self._request_timeout_ms))
+        wanted = [
+            topic if isinstance(topic, NewTopic) else NewTopic(topic) for topic in _several(topics, "topics")
+        ]
+        self._call(
+            "creating topics",
+            timeout,
+            _topics.create(self._client, wanted, validate_only, self._request_timeout_ms),
+        )
 
     def delete_topics(self, names: Iterable[str], *, timeout: Timeout | None = None) -> None:
         """Delete topics with all their records, and wait until the metadata shows them no more."""
@@ -115,10 +121,13 @@ class Admin:
     ) -> dict[TopicPartition, int]:
         """Delete the records before an offset ('latest': all that are there now); the new first offset of each partition."""
         wanted = {
-            TopicPartition(*tp): _HIGH_WATERMARK if offset == "latest" else int(offset) for tp, offset in before.items()
+            TopicPartition(*tp): _HIGH_WATERMARK if offset == "latest" else int(offset)
+            for tp, offset in before.items()
         }
         return self._call(
-            "deleting records", timeout, _topics.delete_records(self._client, wanted, self._request_timeout_ms)
+            "deleting records",
+            timeout,
+            _topics.delete_records(self._client, wanted, self._request_timeout_ms),
         )
 
     # ------------------------------------------------------------ groups
@@ -127,7 +136,9 @@ class Admin:
         self, *, states: Iterable[str] = (), types: Iterable[str] = (), timeout: Timeout | None = None
     ) -> list[GroupListing]:
         """The groups that the cluster knows, by name; those in `states` ("Stable", ...) and of `types` ("classic", ...) if given."""
-        return self._call("listing groups", timeout, _groups.list_all(self._client, list(states), list(types)))
+        return self._call(
+            "listing groups", timeout, _groups.list_all(self._client, list(states), list(types))
+        )
 
     def describe_group(self, group_id: str, *, timeout: Timeout | None = None) -> GroupDescription:
         """A group's state, members and their partitions. GroupError (GROUP_ID_NOT_FOUND) if there is none of that name."""
@@ -137,7 +148,9 @@ class Admin:
         self, group_id: str, *, timeout: Timeout | None = None
     ) -> dict[TopicPartition, OffsetAndMetadata]:
         """All that the group has committed; empty if there is nothing, or no such group."""
-        return self._call(f"reading offsets of {group_id!r}", timeout, _groups.offsets(self._client, group_id))
+        return self._call(
+            f"reading offsets of {group_id!r}", timeout, _groups.offsets(self._client, group_id)
+        )
 
     def alter_group_offsets(
         self,
@@ -154,14 +167,20 @@ class Admin:
         for tp, offset in wanted.items():
             if offset.offset < 0:
                 raise ValueError(f"cannot set offset {offset.offset} of {tp}: offsets start at 0")
-        self._call(f"setting offsets of {group_id!r}", timeout, _groups.alter_offsets(self._client, group_id, wanted))
+        self._call(
+            f"setting offsets of {group_id!r}", timeout, _groups.alter_offsets(self._client, group_id, wanted)
+        )
 
     def delete_group_offsets(
         self, group_id: str, partitions: Iterable[TopicPartition], *, timeout: Timeout | None = None
     ) -> None:
         """Forget what the group has committed for these partitions. GroupError for topics that a member is subscribed to."""
         wanted = [TopicPartition(*tp) for tp in partitions]
-        self._call(f"deleting offsets of {group_id!r}", timeout, _groups.delete_offsets(self._client, group_id, wanted))
+        self._call(
+            f"deleting offsets of {group_id!r}",
+            timeout,
+            _groups.delete_offsets(self._client, group_id, wanted),
+        )
 
     def delete_groups(self, group_ids: Iterable[str], *, timeout: Timeout | None = None) -> None:
         """Delete groups without members, with their offsets. GroupError: NON_EMPTY_GROUP, GROUP_ID_NOT_FOUND."""
@@ -194,7 +213,9 @@ class Admin:
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if not self._closed and getpid() == self._pid:
-            _warn(f"unclosed {self!r}; use close() or a with block", ResourceWarning, source=self, stacklevel=2)
+            _warn(
+                f"unclosed {self!r}; use close() or a with block", ResourceWarning, source=self, stacklevel=2
+            )
             self.close()
 
     def __repr__(self) -> str:
@@ -208,7 +229,9 @@ class Admin:
             raise ClosedError("this Admin is closed; make a new one")
         timeout_ms = self._default_timeout_ms
         if timeout is not None:
-            timeout_ms = timeout.total_seconds() * 1000 if isinstance(timeout, datetime.timedelta) else float(timeout)
+            timeout_ms = (
+                timeout.total_seconds() * 1000 if isinstance(timeout, datetime.timedelta) else float(timeout)
+            )
 
         async def bounded() -> T:
             async with self._client.within(timeout_ms, what):
@@ -234,7 +257,9 @@ def _timestamp(spec: OffsetSpec) -> int:
     """What ListOffsets is asked for."""
     if isinstance(spec, str):
         if spec not in _SPECS:
-            raise ValueError(f"an offset is 'earliest', 'latest', 'max_timestamp', ms since 1970 or a datetime; got {spec!r}")
+            raise ValueError(
+                f"an offset is 'earliest', 'latest', 'max_timestamp', ms since 1970 or a datetime; got {spec!r}"
+            )
         return _SPECS[spec]
     if isinstance(spec, datetime.datetime):
         return int(spec.timestamp() * 1000)

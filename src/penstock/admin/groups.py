@@ -26,7 +26,9 @@ async def list_all(client: ClusterClient, states: Sequence[str], types: Sequence
     async def ask(node: int) -> Any:
         pause = backoff(client)
         while True:
-            answer = await client.request(Api.LIST_GROUPS, node_id=node, states_filter=states, types_filter=types)
+            answer = await client.request(
+                Api.LIST_GROUPS, node_id=node, states_filter=states, types_filter=types
+            )
             code = int(answer.error_code)
             if code == 0:
                 return answer
@@ -38,7 +40,10 @@ async def list_all(client: ClusterClient, states: Sequence[str], types: Sequence
     for answer in (await to_every_broker(client, ask)).values():
         for g in answer.groups:
             listing = GroupListing(
-                str(g.group_id), g.protocol_type, getattr(g, "group_state", ""), getattr(g, "group_type", "").lower()
+                str(g.group_id),
+                g.protocol_type,
+                getattr(g, "group_state", ""),
+                getattr(g, "group_type", "").lower(),
             )
             found[listing.group_id] = listing
     wanted_states = {state.lower() for state in states}
@@ -109,7 +114,9 @@ def _classic_group(client: ClusterClient, coordinator: GroupCoordinator, answer:
     if code == 0 and answer.group_state == "Dead":
         code = _GROUP_ID_NOT_FOUND  # what brokers before Kafka 4.0 say of it
     if code:
-        raise error_for(code, f"describing group {coordinator.group_id!r}", getattr(answer, "error_message", None))
+        raise error_for(
+            code, f"describing group {coordinator.group_id!r}", getattr(answer, "error_message", None)
+        )
     is_consumer = answer.protocol_type == "consumer"
     members = tuple(
         MemberDescription(
@@ -164,7 +171,9 @@ async def offsets(client: ClusterClient, group_id: str) -> dict[TopicPartition, 
         for p in topic.partitions:
             tp = TopicPartition(str(topic.name), int(p.partition_index))
             if int(p.error_code):
-                raise error_for(int(p.error_code), f"reading the committed offset of {tp} of group {group_id!r}")
+                raise error_for(
+                    int(p.error_code), f"reading the committed offset of {tp} of group {group_id!r}"
+                )
             if int(p.committed_offset) >= 0:
                 found[tp] = OffsetAndMetadata(
                     int(p.committed_offset), p.metadata or "", int(getattr(p, "committed_leader_epoch", -1))
@@ -202,7 +211,9 @@ async def delete_offsets(client: ClusterClient, group_id: str, partitions: Itera
     if int(response.error_code):
         raise error_for(int(response.error_code), f"deleting offsets of group {group_id!r}")
     outcomes = {
-        f"{topic.name}-{p.partition_index}": (int(p.error_code), None) for topic in response.topics for p in topic.partitions
+        f"{topic.name}-{p.partition_index}": (int(p.error_code), None)
+        for topic in response.topics
+        for p in topic.partitions
     }
     raise_first(f"deleting, for group {group_id!r}, the offset of", outcomes)
 

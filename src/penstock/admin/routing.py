@@ -39,7 +39,9 @@ async def to_controller(client: ClusterClient, api: Api, codes: Codes, **fields:
         try:
             if fresh or client.snapshot.controller_id not in client.snapshot.brokers:
                 await client.fetch_metadata([])
-            response = await client.request(api, node_id=client.snapshot.controller_id, purpose=CONTROL, **fields)
+            response = await client.request(
+                api, node_id=client.snapshot.controller_id, purpose=CONTROL, **fields
+            )
         except DisconnectedError as error:
             _log.debug("%s: %s", api.name, error)
         else:
@@ -50,7 +52,9 @@ async def to_controller(client: ClusterClient, api: Api, codes: Codes, **fields:
         await asyncio.sleep(pause.next_ms() / 1000)
 
 
-async def to_coordinator(coordinator: GroupCoordinator, client: ClusterClient, api: Api, codes: Codes, **fields: Any) -> Any:
+async def to_coordinator(
+    coordinator: GroupCoordinator, client: ClusterClient, api: Api, codes: Codes, **fields: Any
+) -> Any:
     """A request to a group's coordinator, found again when it moved."""
     pause = backoff(client)
     while True:
@@ -108,7 +112,11 @@ def raise_first(doing: str, outcomes: Mapping[str, tuple[int, str | None]]) -> N
     if not failed:
         return
     first, (code, message) = next(iter(failed.items()))
-    others = [f"{name!r}: {error_name(c)}{f' ({m})' if m else ''}" for name, (c, m) in failed.items() if name != first]
+    others = [
+        f"{name!r}: {error_name(c)}{f' ({m})' if m else ''}"
+        for name, (c, m) in failed.items()
+        if name != first
+    ]
     done = [repr(name) for name in outcomes if name not in failed]
     notes = [message] if message else []
     if others:

@@ -22,10 +22,14 @@ _log = logging.getLogger("penstock.admin")
 
 _UNKNOWN_TOPIC: Final = 3
 _TOPIC_RESOURCE, _BROKER_RESOURCE = 2, 4  # ConfigResource.Type
-_DEFAULT_SOURCES: Final = frozenset({4, 5})  # of the broker's static configuration, and Kafka's own: not the resource's
+_DEFAULT_SOURCES: Final = frozenset(
+    {4, 5}
+)  # of the broker's static configuration, and Kafka's own: not the resource's
 
 
-async def create(client: ClusterClient, topics: Sequence[NewTopic], validate_only: bool, timeout_ms: int) -> None:
+async def create(
+    client: ClusterClient, topics: Sequence[NewTopic], validate_only: bool, timeout_ms: int
+) -> None:
     """CreateTopics, and then until the metadata shows them, so that what comes next finds them."""
     response = await to_controller(
         client,
@@ -48,7 +52,8 @@ def _creatable(topic: NewTopic) -> dict[str, Any]:
         "num_partitions": -1 if assigned is not None else topic.num_partitions,
         "replication_factor": -1 if assigned is not None else topic.replication_factor,
         "assignments": [
-            {"partition_index": partition, "broker_ids": nodes} for partition, nodes in sorted((assigned or {}).items())
+            {"partition_index": partition, "broker_ids": nodes}
+            for partition, nodes in sorted((assigned or {}).items())
         ],
         "configs": [{"name": name, "value": as_text(value)} for name, value in topic.configs.items()],
     }
@@ -71,7 +76,9 @@ async def delete(client: ClusterClient, names: Sequence[str], timeout_ms: int) -
         topic_names=names,
         timeout=timeout_ms,
     )
-    outcomes = {str(t.name): (int(t.error_code), getattr(t, "error_message", None)) for t in response.responses}
+    outcomes = {
+        str(t.name): (int(t.error_code), getattr(t, "error_message", None)) for t in response.responses
+    }
     raise_first("deleting topic", outcomes)
     await _until(client, names, lambda snapshot, name: snapshot.topics[name].error_code == _UNKNOWN_TOPIC)
 
@@ -88,12 +95,17 @@ async def create_partitions(
         timeout=timeout_ms,
         validate_only=validate_only,
     )
-    raise_first("adding partitions to topic", {str(t.name): (int(t.error_code), t.error_message) for t in response.results})
+    raise_first(
+        "adding partitions to topic",
+        {str(t.name): (int(t.error_code), t.error_message) for t in response.results},
+    )
     if not validate_only:
         await _until(
             client,
             list(totals),
-            lambda snapshot, name: _is_led(snapshot, name) and len(snapshot.topics[name].partitions) >= totals[name],
+            lambda snapshot, name: (
+                _is_led(snapshot, name) and len(snapshot.topics[name].partitions) >= totals[name]
+            ),
         )
 
 
@@ -125,7 +137,11 @@ async def describe(client: ClusterClient, names: Sequence[str] | None) -> dict[s
             _log.debug("metadata: %s", error)
         else:
             codes = {str(t.name): int(t.error_code) for t in response.topics}
-            hopeless = {name: (code, None) for name, code in codes.items() if code == _UNKNOWN_TOPIC or not is_retriable(code)}
+            hopeless = {
+                name: (code, None)
+                for name, code in codes.items()
+                if code == _UNKNOWN_TOPIC or not is_retriable(code)
+            }
             raise_first("describing topic", {name: hopeless.get(name, (0, None)) for name in codes})
             if not any(codes.values()):
                 return {name: _described(client.snapshot, name) for name in sorted(codes)}
@@ -168,7 +184,10 @@ async def delete_records(
             if tp not in done:
                 by_leader[client.snapshot.leader(*tp)[0]].append(tp)
         by_leader.pop(-1, None)
-        parts = (_delete_at(client, node, {tp: before[tp] for tp in tps}, timeout_ms) for node, tps in by_leader.items())
+        parts = (
+            _delete_at(client, node, {tp: before[tp] for tp in tps}, timeout_ms)
+            for node, tps in by_leader.items()
+        )
         for part in await asyncio.gather(*parts):
             done.update(part)
         if len(done) == len(before):
@@ -218,7 +237,10 @@ async def cluster(client: ClusterClient) -> ClusterDescription:
     if int(response.error_code):
         raise error_for(int(response.error_code), "describing the cluster", response.error_message)
     nodes = tuple(
-        sorted((Node(int(b.broker_id), b.host, int(b.port), b.rack) for b in response.brokers), key=lambda node: node.id)
+        sorted(
+            (Node(int(b.broker_id), b.host, int(b.port), b.rack) for b in response.brokers),
+            key=lambda node: node.id,
+        )
     )
     controller = next((node for node in nodes if node.id == int(response.controller_id)), None)
     return ClusterDescription(response.cluster_id, controller, nodes)
@@ -238,6 +260,8 @@ async def configs(client: ClusterClient, topic: str | None, broker: int | None) 
         what = f"topic {topic!r}" if topic is not None else f"node {broker}"
         raise error_for(int(result.error_code), f"describing the options of {what}", result.error_message)
     return {
-        c.name: ConfigEntry(c.name, c.value, int(c.config_source) in _DEFAULT_SOURCES, bool(c.read_only), bool(c.is_sensitive))
+        c.name: ConfigEntry(
+            c.name, c.value, int(c.config_source) in _DEFAULT_SOURCES, bool(c.read_only), bool(c.is_sensitive)
+        )
         for c in result.configs
     }

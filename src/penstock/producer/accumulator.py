@@ -114,6 +114,16 @@ class RecordAccumulator:
         self.incomplete[batch] = None
         return batch
 
+    def drop_if_empty(self, queue: PartitionQueue) -> None:
+        """Take the open batch away again, if its first record could not be added."""
+        batch = queue.open
+        if batch is not None and batch.count == 0:
+            queue.open = None
+            queue.batches.pop()
+            self.finished(batch)
+            if not queue.batches:
+                del self.active[queue]
+
     # ------------------------------------------------------------ sending
 
     def ready(self, now_ms: int, leader_of: Callable[[str, int], int]) -> Readiness:
@@ -146,7 +156,11 @@ class RecordAccumulator:
     def _may_send(self, queue: PartitionQueue, head: ProducerBatch) -> bool:
         """Whether order allows to send this batch beside what is on the wire."""
         if self._settings.idempotent:
-            return queue.sequences.may_send_again(head) if head.base_sequence >= 0 else queue.sequences.may_send_new()
+            return (
+                queue.sequences.may_send_again(head)
+                if head.base_sequence >= 0
+                else queue.sequences.may_send_new()
+            )
         return self._settings.max_in_flight > 1 or queue.on_wire == 0
 
     def take(self, queue: PartitionQueue, room_bytes: int) -> ProducerBatch | None:
@@ -208,4 +222,3 @@ class RecordAccumulator:
         del self.incomplete[batch]
         self.used_bytes -= batch.reserved_bytes
         return True
-

@@ -54,8 +54,8 @@ class ProducerBatch:
         "last_error",
         "on_wire",
         "outcome",
-        "parts",
         "partition",
+        "parts",
         "producer_id",
         "reserved_bytes",
         "sealed",
@@ -87,7 +87,9 @@ class ProducerBatch:
         self._waiting: deque[threading.Event] = deque()
 
     def __repr__(self) -> str:
-        return f"<batch of {self.topic}-{self.partition}: {self.count} records, sequence {self.base_sequence}>"
+        return (
+            f"<batch of {self.topic}-{self.partition}: {self.count} records, sequence {self.base_sequence}>"
+        )
 
     def build(self, *, transactional: bool = False) -> bytes:
         """The wire form with the current sequence; again at each attempt, since a new epoch changes it."""
@@ -97,6 +99,11 @@ class ProducerBatch:
             base_sequence=self.base_sequence,
             transactional=transactional,
         )
+
+    @property
+    def decided(self) -> bool:
+        """Whether there is an outcome, or there are parts that will have one."""
+        return self.outcome is not None
 
     def locate(self, index: int) -> tuple[ProducerBatch, int]:
         """The batch that decides over the record that was added here as number `index`, and its number there."""
@@ -124,9 +131,7 @@ class ProducerBatch:
             return True
         event = threading.Event()
         self._waiting.append(event)
-        if self.outcome is not None:
-            return True
-        return event.wait(timeout_s)
+        return self.decided or event.wait(timeout_s)
 
     def when_done(self, index: int, callback: Callable[[ProducerBatch, int], object]) -> None:
         """Call callback(batch, index) with the batch that decided over the record: at once if it is decided."""
@@ -170,7 +175,9 @@ class DeliveryFuture:
         """Where the record was stored; raises what exception() returns. KafkaTimeoutError if it is still on its way."""
         outcome = self._outcome(timeout)
         if isinstance(outcome, BaseException):
-            raise outcome.with_traceback(None)  # shared by the batch's records: else each raise would lengthen it
+            raise outcome.with_traceback(
+                None
+            )  # shared by the batch's records: else each raise would lengthen it
         return self._metadata(outcome)
 
     def exception(self, timeout: float | datetime.timedelta | None = None) -> BaseException | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures
+import contextlib
 import datetime
 import random
 import threading
@@ -62,7 +63,9 @@ class KafkaProducer:
         self._pid = getpid()
         self._engine = EngineThread("this KafkaProducer")
         self._client = ClusterClient(self._engine, self._config)
-        self._sender = Sender(self._engine, self._client, settings, self._accumulator, self._lock, self._freed)
+        self._sender = Sender(
+            self._engine, self._client, settings, self._accumulator, self._lock, self._freed
+        )
         self._closed = False
         _open_producers.add(self)
         self._engine.post(self._client.start)
@@ -102,8 +105,9 @@ class KafkaProducer:
             size += len(key_bytes)
         if value_bytes is not None:
             size += len(value_bytes)
+        pairs: list[Header] | tuple[()] = ()
         if headers:
-            headers, headers_size = _plain_headers(headers)
+            pairs, headers_size = _plain_headers(headers)
             size += headers_size
         settings = self._settings
         if size > settings.max_request_size_bytes or size > settings.buffer_memory_bytes:
@@ -133,7 +137,11 @@ class KafkaProducer:
                 or accumulator.used_bytes + size > settings.buffer_memory_bytes
             ):
                 batch = self._make_room(queue, size)
-            batch.size_bytes = batch.builder.append(timestamp_ms, key_bytes, value_bytes, headers)
+            try:
+                batch.size_bytes = batch.builder.append(timestamp_ms, key_bytes, value_bytes, pairs)
+            except BaseException:  # a serializer's or a header's value is no bytes
+                accumulator.drop_if_empty(queue)
+                raise
             index = batch.count
             batch.count = index + 1
             batch.reserved_bytes += size
@@ -212,7 +220,9 @@ class KafkaProducer:
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if not self._closed and getpid() == self._pid:
-            _warn(f"unclosed {self!r}; use close() or a with block", ResourceWarning, source=self, stacklevel=2)
+            _warn(
+                f"unclosed {self!r}; use close() or a with block", ResourceWarning, source=self, stacklevel=2
+            )
             self._closed = True
             self._end()
 
@@ -340,10 +350,9 @@ class KafkaProducer:
                 self._sender.give_up(error)
                 self._client.close()
             else:
-                try:
+                # whatever keeps it from being done in time, stop() below ends
+                with contextlib.suppress(concurrent.futures.TimeoutError, ClosedError):
                     self._engine.submit(self._sender.shut_down(error)).result(5.0)
-                except (concurrent.futures.TimeoutError, ClosedError):
-                    pass  # stop() below ends it whatever it does
         self._engine.stop()
 
 

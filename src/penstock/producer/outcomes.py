@@ -80,7 +80,11 @@ def expired_error(batch: ProducerBatch, delivery_timeout_ms: int, unreachable: s
     reason = f"; the last attempt: {batch.last_error}" if batch.last_error else ""
     if unreachable:
         reason += f"; not reachable: {unreachable}"
-    certainty = "" if batch.fate_known and not batch.on_wire else "; it may have been stored without our hearing of it"
+    certainty = (
+        ""
+        if batch.fate_known and not batch.on_wire
+        else "; it may have been stored without our hearing of it"
+    )
     error = KafkaTimeoutError(
         f"{batch.count} record{'s' if batch.count > 1 else ''} for {batch.topic}-{batch.partition} could not be stored within "
         f"delivery.timeout.ms ({delivery_timeout_ms} ms, {batch.attempts} attempts){reason}{certainty}"
@@ -109,7 +113,9 @@ def split(batch: ProducerBatch, settings: ProducerSettings) -> list[tuple[int, P
         builder = BatchBuilder(settings.compression, settings.compression_level)
         part = ProducerBatch(batch.topic, batch.partition, builder, batch.created_ms)
         for record in records[first:end]:
-            part.size_bytes = builder.append(record.timestamp, record.raw_key, record.raw_value, record.headers)
+            part.size_bytes = builder.append(
+                record.timestamp, record.raw_key, record.raw_value, record.headers
+            )
         part.count = end - first
         part.reserved_bytes = batch.reserved_bytes * part.count // batch.count
         parts.append((first, part))

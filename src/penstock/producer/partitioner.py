@@ -40,7 +40,9 @@ class StickyPartitioner:
             mark -= weights[partition]
             if mark < 0:
                 return partition
-        return max(p for p in range(partition_count) if weights[p] > 0)  # rounding took mark past the last one
+        return max(
+            p for p in range(partition_count) if weights[p] > 0
+        )  # rounding took mark past the last one
 
 
 def queue_weights(lengths: Sequence[int], available: Sequence[bool], adaptive: bool) -> list[float]:
@@ -48,4 +50,7 @@ def queue_weights(lengths: Sequence[int], available: Sequence[bool], adaptive: b
     if not adaptive:
         return [1.0 if there else 0.0 for there in available]
     longest = max(lengths, default=0)
-    return [float(longest + 1 - length) if there else 0.0 for length, there in zip(lengths, available, strict=True)]
+    return [
+        float(longest + 1 - length) if there else 0.0
+        for length, there in zip(lengths, available, strict=True)
+    ]

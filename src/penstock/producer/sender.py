@@ -88,7 +88,8 @@ class Sender:
                 state = client.snapshot.topics.get(topic)
                 if state is not None and state.error_code == _UNKNOWN_TOPIC:
                     raise error_for(
-                        _UNKNOWN_TOPIC, f"topic {topic!r} does not exist, and did not come within {timeout_ms:.0f} ms"
+                        _UNKNOWN_TOPIC,
+                        f"topic {topic!r} does not exist, and did not come within {timeout_ms:.0f} ms",
                     ) from None
                 raise
         self._on_metadata()
@@ -124,7 +125,9 @@ class Sender:
             if next_ms is None:
                 await self._event.wait()
                 continue
-            timer = self._engine.loop.call_later(max(0, next_ms - self._engine.now_ms()) / 1000, self._event.set)
+            timer = self._engine.loop.call_later(
+                max(0, next_ms - self._engine.now_ms()) / 1000, self._event.set
+            )
             await self._event.wait()
             timer.cancel()
 
@@ -141,7 +144,9 @@ class Sender:
         snapshot = self._client.snapshot
         while True:
             with self._lock:
-                ready = self._accumulator.ready(now_ms, lambda topic, partition: snapshot.leader(topic, partition)[0])
+                ready = self._accumulator.ready(
+                    now_ms, lambda topic, partition: snapshot.leader(topic, partition)[0]
+                )
             sent = [self._send_to(node, queues, now_ms, ready) for node, queues in ready.by_node.items()]
             if not any(sent):
                 break
@@ -248,7 +253,9 @@ class Sender:
         if throttle_ms > 0:  # KIP-219: the broker asks for silence
             self._not_before_ms[node] = self._engine.now_ms() + throttle_ms
         answers = {
-            (str(topic.name), int(p.index)): p for topic in response.responses for p in topic.partition_responses
+            (str(topic.name), int(p.index)): p
+            for topic in response.responses
+            for p in topic.partition_responses
         }
         for queue, batch in parcels:
             self._landed(queue, batch)
@@ -280,13 +287,17 @@ class Sender:
             queue.sequences.out_of_order(batch)
         elif verdict is Verdict.UNCERTAIN:
             batch.fate_known = False
-        hint = getattr(answer, "current_leader", None)
-        told = hint is not None and int(hint.leader_id) >= 0
-        if not (
-            told and self._client.learn_leader(batch.topic, batch.partition, int(hint.leader_id), int(hint.leader_epoch))
-        ):
+        if not self._learn_leader(batch, getattr(answer, "current_leader", None)):
             self._client.want_update()
         self._try_again(queue, batch, error)
+
+    def _learn_leader(self, batch: ProducerBatch, hint: Any) -> bool:
+        """Take the new leader that the answer names, if it does (KIP-951); whether it was news."""
+        if hint is None or int(hint.leader_id) < 0:
+            return False
+        return self._client.learn_leader(
+            batch.topic, batch.partition, int(hint.leader_id), int(hint.leader_epoch)
+        )
 
     # ------------------------------------------------------------ what becomes of a batch
 
@@ -332,7 +343,9 @@ class Sender:
             oldest_ms = self._accumulator.next_expiry_ms()
             late = self._accumulator.expired(now_ms) if oldest_ms is not None and oldest_ms <= now_ms else []
         for queue, batch in late:
-            unreachable = "; ".join(f"{address}: {reason}" for address, reason in self._client.attempts.items())
+            unreachable = "; ".join(
+                f"{address}: {reason}" for address, reason in self._client.attempts.items()
+            )
             self._finish(queue, batch, expired_error(batch, self._settings.delivery_timeout_ms, unreachable))
 
     def give_up(self, error: BaseException) -> None:
@@ -380,7 +393,8 @@ class Sender:
                         return
                     if not is_retriable(code):
                         self.fatal = error_for(
-                            code, "asking for a producer id (enable.idempotence=True needs it; False does without)"
+                            code,
+                            "asking for a producer id (enable.idempotence=True needs it; False does without)",
                         )
                         return
                 await asyncio.sleep(backoff.next_ms() / 1000)
@@ -411,4 +425,3 @@ def _produce_fields(settings: ProducerSettings, parcels: list[Parcel]) -> dict[s
         "timeout": settings.request_timeout_ms,
         "topic_data": [{"name": name, "partition_data": entries} for name, entries in topics.items()],
     }
-

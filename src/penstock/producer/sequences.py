@@ -76,7 +76,9 @@ class PartitionSequences:
 
     def may_send_again(self, batch: SequencedBatch) -> bool:
         """Whether a numbered batch may be tried again: when it is the first in line, and nothing of the partition is on the wire."""
-        return bool(self.in_flight) and self.in_flight[0] is batch and not any(b.on_wire for b in self.in_flight)
+        return (
+            bool(self.in_flight) and self.in_flight[0] is batch and not any(b.on_wire for b in self.in_flight)
+        )
 
     def number(self, batch: SequencedBatch, identity: ProducerIdentity) -> None:
         """Give a new batch its number, or check a repeated one's; to be called just before it is sent.
@@ -88,7 +90,11 @@ class PartitionSequences:
             if self.broken and batch.fate_known:
                 self._next_epoch(identity)
             return
-        if self.broken or self.producer_id < 0 or (self.producer_id != identity.producer_id and not self.in_flight):
+        if (
+            self.broken
+            or self.producer_id < 0
+            or (self.producer_id != identity.producer_id and not self.in_flight)
+        ):
             self._next_epoch(identity)
             if self.producer_id < 0:
                 return
@@ -135,5 +141,9 @@ class PartitionSequences:
         self.broken = False
         self.next_sequence = 0
         for batch in self.in_flight:
-            batch.producer_id, batch.epoch, batch.base_sequence = self.producer_id, self.epoch, self.next_sequence
+            batch.producer_id, batch.epoch, batch.base_sequence = (
+                self.producer_id,
+                self.epoch,
+                self.next_sequence,
+            )
             self.next_sequence = after(self.next_sequence, batch.count)
