@@ -45,7 +45,9 @@ impl Transport {
     pub fn write(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
         match self {
             #[cfg(target_os = "linux")]
-            Self::Plain(socket) => rustix::net::send(&*socket, bytes, rustix::net::SendFlags::NOSIGNAL),
+            Self::Plain(socket) => {
+                rustix::net::send(&*socket, bytes, rustix::net::SendFlags::NOSIGNAL)
+            }
             #[cfg(not(target_os = "linux"))]
             Self::Plain(socket) => rustix::io::write(&*socket, bytes),
         }
@@ -78,7 +80,11 @@ pub(crate) fn connect(
     let host = settings.host.as_str();
     let addresses: Vec<SocketAddr> = (host, settings.port)
         .to_socket_addrs()
-        .map_err(|error| ConnectError::Failed(format!("the host name {host:?} cannot be resolved: {error}")))?
+        .map_err(|error| {
+            ConnectError::Failed(format!(
+                "the host name {host:?} cannot be resolved: {error}"
+            ))
+        })?
         .collect();
     let mut attempts = Vec::new();
     for address in addresses {
@@ -92,9 +98,14 @@ pub(crate) fn connect(
         }
     }
     if attempts.is_empty() {
-        return Err(ConnectError::Failed(format!("the host name {host:?} has no address")));
+        return Err(ConnectError::Failed(format!(
+            "the host name {host:?} has no address"
+        )));
     }
-    Err(ConnectError::Failed(format!("could not connect to {}", attempts.join("; "))))
+    Err(ConnectError::Failed(format!(
+        "could not connect to {}",
+        attempts.join("; ")
+    )))
 }
 
 fn failed(error: Errno) -> ConnectError {
@@ -118,9 +129,14 @@ fn connect_to(
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if left == Some(Duration::ZERO) {
             let ms = settings.connect_timeout.as_millis();
-            return Err(ConnectError::Failed(format!("no connection within {ms} ms")));
+            return Err(ConnectError::Failed(format!(
+                "no connection within {ms} ms"
+            )));
         }
-        let mut fds = [PollFd::new(&socket, PollFlags::OUT), PollFd::new(signal, PollFlags::IN)];
+        let mut fds = [
+            PollFd::new(&socket, PollFlags::OUT),
+            PollFd::new(signal, PollFlags::IN),
+        ];
         match poll(&mut fds, left.map(timespec).as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(failed(error)),
@@ -133,14 +149,20 @@ fn connect_to(
             }
         }
         if socket_now {
-            sockopt::socket_error(&socket).map_err(failed)?.map_err(failed)?;
+            sockopt::socket_error(&socket)
+                .map_err(failed)?
+                .map_err(failed)?;
             return Ok(socket);
         }
     }
 }
 
 fn open(address: SocketAddr, settings: &Settings) -> Result<OwnedFd, Errno> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let family = if address.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
     #[cfg(target_os = "linux")]
     let socket = {
         use rustix::net::SocketFlags;

@@ -15,8 +15,8 @@ use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use crate::connect::{ConnectError, Transport, connect};
 pub use crate::connect::Settings;
+use crate::connect::{ConnectError, Transport, connect};
 use crate::events::{Event, EventQueue};
 use crate::frame::FrameReader;
 use crate::signal::{Signal, timespec};
@@ -59,7 +59,11 @@ pub trait Rider: Send {
 }
 
 enum Command {
-    Send { correlation_id: i32, framed: Vec<u8>, expect_response: bool },
+    Send {
+        correlation_id: i32,
+        framed: Vec<u8>,
+        expect_response: bool,
+    },
     Board(Box<dyn Rider>),
     Leave,
 }
@@ -94,7 +98,10 @@ pub struct Connection {
 
 impl fmt::Debug for Connection {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Connection").field("id", &self.shared.id).finish_non_exhaustive()
+        formatter
+            .debug_struct("Connection")
+            .field("id", &self.shared.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -105,11 +112,21 @@ impl Connection {
     /// No thread or no file descriptor could be had.
     pub fn open(id: i64, settings: Settings, events: Arc<EventQueue>) -> std::io::Result<Self> {
         let signal = Arc::new(Signal::new()?);
-        let shared = Arc::new(Shared { id, mailbox: Mutex::default(), signal, in_flight: AtomicUsize::new(0) });
+        let shared = Arc::new(Shared {
+            id,
+            mailbox: Mutex::default(),
+            signal,
+            in_flight: AtomicUsize::new(0),
+        });
         let theirs = Arc::clone(&shared);
         let name = format!("penstock-io-{id}");
-        std::thread::Builder::new().name(name).spawn(move || thread_main(&theirs, &settings, &events))?;
-        Ok(Self { shared, process_id: std::process::id() })
+        std::thread::Builder::new()
+            .name(name)
+            .spawn(move || thread_main(&theirs, &settings, &events))?;
+        Ok(Self {
+            shared,
+            process_id: std::process::id(),
+        })
     }
 
     /// The number given to `open`.
@@ -122,7 +139,11 @@ impl Connection {
         let mut framed = Vec::with_capacity(payload.len() + 4);
         framed.extend_from_slice(&(payload.len() as u32).to_be_bytes());
         framed.extend_from_slice(payload);
-        self.post(Command::Send { correlation_id, framed, expect_response });
+        self.post(Command::Send {
+            correlation_id,
+            framed,
+            expect_response,
+        });
     }
 
     /// Puts a rider on the connection, in place of the one before.
@@ -153,9 +174,9 @@ impl Connection {
         }
     }
 
-    /// True in the process that opened it.
-    pub fn is_of_this_process(&self) -> bool {
-        self.process_id == std::process::id()
+    /// The process that opened it, and has its thread.
+    pub fn process_id(&self) -> u32 {
+        self.process_id
     }
 
     fn post(&self, command: Command) {
@@ -163,7 +184,11 @@ impl Connection {
         if mailbox.closing || mailbox.finished {
             return;
         }
-        if let Command::Send { expect_response: true, .. } = command {
+        if let Command::Send {
+            expect_response: true,
+            ..
+        } = command
+        {
             self.shared.in_flight.fetch_add(1, Ordering::Relaxed);
         }
         mailbox.commands.push_back(command);
@@ -182,7 +207,9 @@ fn thread_main(shared: &Shared, settings: &Settings, events: &EventQueue) {
     let result = catch_unwind(AssertUnwindSafe(|| run(shared, settings, events)));
     let reason = result.unwrap_or_else(|panic| {
         let what = panic.downcast_ref::<String>().map(String::as_str);
-        let what = what.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        let what = what
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no message");
         format!("a fault of penstock itself in the connection's thread: {what}")
     });
     let mut mailbox = shared.mailbox();
@@ -192,17 +219,24 @@ fn thread_main(shared: &Shared, settings: &Settings, events: &EventQueue) {
     drop(mailbox);
     drop(rest);
     shared.in_flight.store(0, Ordering::Relaxed);
-    events.push(Event::Closed { connection: shared.id, reason });
+    events.push(Event::Closed {
+        connection: shared.id,
+        reason,
+    });
 }
 
 /// Until the end of the connection; returns the reason of it.
 fn run(shared: &Shared, settings: &Settings, events: &EventQueue) -> String {
-    let (transport, address) = match connect(settings, &shared.signal, || shared.mailbox().closing) {
+    let (transport, address) = match connect(settings, &shared.signal, || shared.mailbox().closing)
+    {
         Ok(connected) => connected,
         Err(ConnectError::Interrupted) => return CLOSED_HERE.into(),
         Err(ConnectError::Failed(why)) => return why,
     };
-    events.push(Event::Connected { connection: shared.id, address: address.to_string() });
+    events.push(Event::Connected {
+        connection: shared.id,
+        address: address.to_string(),
+    });
     let mut runner = Runner {
         shared,
         events,
@@ -284,7 +318,11 @@ impl Runner<'_> {
         drop(mailbox);
         for command in commands {
             match command {
-                Command::Send { correlation_id, framed, expect_response } => {
+                Command::Send {
+                    correlation_id,
+                    framed,
+                    expect_response,
+                } => {
                     self.outgoing.push_back(framed);
                     if expect_response {
                         self.in_flight.push_back((correlation_id, Asker::Engine));
@@ -309,12 +347,20 @@ impl Runner<'_> {
             return;
         }
         let correlation_id = self.next_correlation_id;
-        let Some(request) = self.rider.as_mut().and_then(|rider| rider.request(correlation_id)) else { return };
+        let Some(request) = self
+            .rider
+            .as_mut()
+            .and_then(|rider| rider.request(correlation_id))
+        else {
+            return;
+        };
         let after = correlation_id.checked_add(1);
         self.next_correlation_id = after.unwrap_or(*RIDER_CORRELATION_IDS.start());
-        self.in_flight.push_back((correlation_id, Asker::Rider(self.rider_number)));
+        self.in_flight
+            .push_back((correlation_id, Asker::Rider(self.rider_number)));
         self.shared.in_flight.fetch_add(1, Ordering::Relaxed);
-        self.outgoing.push_back((request.len() as u32).to_be_bytes().to_vec());
+        self.outgoing
+            .push_back((request.len() as u32).to_be_bytes().to_vec());
         self.outgoing.push_back(request);
         self.rider_waits_since = Some(Instant::now());
     }
@@ -346,20 +392,30 @@ impl Runner<'_> {
         let mut wanted = PollFlags::empty();
         wanted.set(PollFlags::IN, reads);
         wanted.set(PollFlags::OUT, !self.outgoing.is_empty());
-        let mut fds = [PollFd::new(&*self.shared.signal, PollFlags::IN), PollFd::new(&self.transport, wanted)];
+        let mut fds = [
+            PollFd::new(&*self.shared.signal, PollFlags::IN),
+            PollFd::new(&self.transport, wanted),
+        ];
         // A socket that nothing is wanted of is left out: poll would report a hang-up again and again.
         let count = if wanted.is_empty() { 1 } else { 2 };
-        match poll(fds.get_mut(..count).unwrap_or_default(), timeout.map(timespec).as_ref()) {
+        match poll(
+            fds.get_mut(..count).unwrap_or_default(),
+            timeout.map(timespec).as_ref(),
+        ) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(format!("poll failed: {}", std::io::Error::from(error))),
         }
         let [_, socket] = &fds;
-        Ok(socket.revents().intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR))
+        Ok(socket
+            .revents()
+            .intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR))
     }
 
     /// How long there is nothing to do if nothing happens.
     fn timeout(&mut self, work: Work, reads: bool) -> Result<Option<Duration>, String> {
-        let Some(rider) = &self.rider else { return Ok(None) };
+        let Some(rider) = &self.rider else {
+            return Ok(None);
+        };
         if work == Work::More {
             return Ok(Some(Duration::ZERO));
         }
@@ -375,7 +431,10 @@ impl Runner<'_> {
         let limit = rider.response_timeout();
         let left = limit.saturating_sub(now.saturating_duration_since(since));
         if left.is_zero() {
-            return Err(format!("no answer to a Fetch request within {} ms", limit.as_millis()));
+            return Err(format!(
+                "no answer to a Fetch request within {} ms",
+                limit.as_millis()
+            ));
         }
         Ok(Some(left))
     }
@@ -396,7 +455,10 @@ impl Runner<'_> {
             if let Some(since) = &mut self.rider_waits_since {
                 *since = Instant::now();
             }
-            let frame = self.reader.advance(count).map_err(|error| error.to_string())?;
+            let frame = self
+                .reader
+                .advance(count)
+                .map_err(|error| error.to_string())?;
             if let Some(frame) = frame {
                 self.hear(frame)?;
             }
@@ -408,18 +470,28 @@ impl Runner<'_> {
     }
 
     fn hear(&mut self, frame: Bytes) -> Result<(), String> {
-        let (id, _) = frame.split_first_chunk::<4>().ok_or("it sent a response without a correlation id")?;
+        let (id, _) = frame
+            .split_first_chunk::<4>()
+            .ok_or("it sent a response without a correlation id")?;
         let id = i32::from_be_bytes(*id);
         let Some((expected, asker)) = self.in_flight.pop_front() else {
-            return Err(format!("it sent a response (correlation id {id}) although no request waits for one"));
+            return Err(format!(
+                "it sent a response (correlation id {id}) although no request waits for one"
+            ));
         };
         if id != expected {
-            return Err(format!("it answered request {id} although request {expected} is the oldest that waits"));
+            return Err(format!(
+                "it answered request {id} although request {expected} is the oldest that waits"
+            ));
         }
         self.shared.in_flight.fetch_sub(1, Ordering::Relaxed);
         match asker {
             Asker::Engine => {
-                self.events.push(Event::Response { connection: self.shared.id, correlation_id: id, frame });
+                self.events.push(Event::Response {
+                    connection: self.shared.id,
+                    correlation_id: id,
+                    frame,
+                });
                 Ok(())
             }
             // Of a rider that has left: nobody wants it.
@@ -433,7 +505,9 @@ impl Runner<'_> {
 
     fn hear_for_rider(&mut self, frame: Bytes) -> Result<(), String> {
         self.rider_waits_since = None;
-        self.rider.as_mut().map_or(Ok(()), |rider| rider.response(frame))
+        self.rider
+            .as_mut()
+            .map_or(Ok(()), |rider| rider.response(frame))
     }
 
     fn broken(&self, error: Errno) -> String {

@@ -82,7 +82,10 @@ impl EventQueue {
     /// # Errors
     /// What the operating system says, mostly that no more files may be open.
     pub fn new() -> std::io::Result<Self> {
-        Ok(Self { state: Mutex::default(), signal: Signal::new()? })
+        Ok(Self {
+            state: Mutex::default(),
+            signal: Signal::new()?,
+        })
     }
 
     /// Adds an event; any thread.
@@ -101,24 +104,28 @@ impl EventQueue {
     pub fn take(&self) -> (VecDeque<Event>, bool) {
         self.signal.clear();
         let mut state = self.lock();
-        (std::mem::take(&mut state.events), std::mem::take(&mut state.woken))
+        (
+            std::mem::take(&mut state.events),
+            std::mem::take(&mut state.woken),
+        )
     }
 
-    /// All events, once there are some or `wake` was called; nothing after the timeout (None: no limit).
+    /// All events, once there are some or `wake` was called; None after the timeout.
     ///
     /// # Errors
     /// `Errno::INTR` when a signal of the operating system arrived.
-    pub fn wait(&self, timeout: Option<Duration>) -> Result<VecDeque<Event>, Errno> {
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    pub fn wait(&self, timeout: Duration) -> Result<Option<VecDeque<Event>>, Errno> {
+        let deadline = Instant::now().checked_add(timeout);
         loop {
             let (events, woken) = self.take();
             if woken || !events.is_empty() {
-                return Ok(events);
+                return Ok(Some(events));
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if left == Some(Duration::ZERO) || !self.signal.wait(left)? {
-                return Ok(self.take().0);
+            if left == Some(Duration::ZERO) {
+                return Ok(None);
             }
+            self.signal.wait(left)?;
         }
     }
 
@@ -140,14 +147,20 @@ mod tests {
 
     use super::*;
 
+    const LONG: Duration = Duration::from_secs(60);
+
     #[test]
     fn events_come_in_order_and_a_wake_alone_returns_nothing() {
         let queue = Arc::new(EventQueue::new().unwrap());
         for connection in 0..3 {
-            queue.push(Event::Closed { connection, reason: String::new() });
+            queue.push(Event::Closed {
+                connection,
+                reason: String::new(),
+            });
         }
         let numbers: Vec<_> = queue
-            .wait(None)
+            .wait(LONG)
+            .unwrap()
             .unwrap()
             .into_iter()
             .map(|event| match event {
@@ -157,11 +170,11 @@ mod tests {
             .collect();
         assert_eq!(numbers, [0, 1, 2]);
         queue.wake();
-        assert!(queue.wait(None).unwrap().is_empty());
+        assert_eq!(queue.wait(LONG), Ok(Some(VecDeque::new())));
         let waker = Arc::clone(&queue);
         let thread = std::thread::spawn(move || waker.wake());
-        assert!(queue.wait(None).unwrap().is_empty());
+        assert_eq!(queue.wait(LONG), Ok(Some(VecDeque::new())));
         thread.join().unwrap();
-        assert!(queue.wait(Some(Duration::ZERO)).unwrap().is_empty());
+        assert_eq!(queue.wait(Duration::ZERO), Ok(None));
     }
 }

@@ -77,7 +77,10 @@ impl FramePool {
     }
 
     fn trim(&self) {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
 }
 
@@ -138,10 +141,18 @@ impl FrameReader {
     /// Where the next bytes go; never empty.
     pub fn space(&mut self) -> &mut [u8] {
         let Some(length) = self.length else {
-            return self.prefix.get_mut(self.prefix_filled..).unwrap_or_default();
+            return self
+                .prefix
+                .get_mut(self.prefix_filled..)
+                .unwrap_or_default();
         };
         if self.filled == self.body.len() {
-            let grown = self.body.len().saturating_mul(2).max(FIRST_BYTES).min(length);
+            let grown = self
+                .body
+                .len()
+                .saturating_mul(2)
+                .max(FIRST_BYTES)
+                .min(length);
             self.body.reserve_exact(grown - self.body.len());
             self.body.resize(grown, 0);
         }
@@ -176,7 +187,11 @@ impl FrameReader {
         }
         self.small_frames = 0;
         let pool = Arc::downgrade(&self.pool);
-        Ok(Some(Bytes::from_owner(Pooled { buffer, length, pool })))
+        Ok(Some(Bytes::from_owner(Pooled {
+            buffer,
+            length,
+            pool,
+        })))
     }
 
     /// True if the peer has sent nothing yet.
@@ -188,7 +203,10 @@ impl FrameReader {
     pub fn unfinished(&self) -> Option<String> {
         match self.length {
             Some(length) => Some(format!("after {} of a frame's {length} bytes", self.filled)),
-            None if self.prefix_filled > 0 => Some(format!("after {} of a length's 4 bytes", self.prefix_filled)),
+            None if self.prefix_filled > 0 => Some(format!(
+                "after {} of a length's 4 bytes",
+                self.prefix_filled
+            )),
             None => None,
         }
     }
@@ -203,7 +221,10 @@ impl FrameReader {
             return Err(FrameError::TooShort(declared));
         }
         if length > self.max_frame_bytes {
-            return Err(FrameError::Oversized { length, limit: self.max_frame_bytes });
+            return Err(FrameError::Oversized {
+                length,
+                limit: self.max_frame_bytes,
+            });
         }
         self.body = self.pool.take(length);
         self.length = Some(length);
@@ -216,9 +237,9 @@ fn recognise(first: [u8; 4]) -> Result<(), FrameError> {
     match first {
         [b'H', b'T', b'T', b'P'] => Err(FrameError::Http),
         [0x15 | 0x16, 0x03, ..] => Err(FrameError::Tls),
-        _ if first.iter().all(|byte| byte.is_ascii_graphic()) => {
-            Err(FrameError::Text(String::from_utf8_lossy(&first).into_owned()))
-        }
+        _ if first.iter().all(|byte| byte.is_ascii_graphic()) => Err(FrameError::Text(
+            String::from_utf8_lossy(&first).into_owned(),
+        )),
         _ => Ok(()),
     }
 }
@@ -226,7 +247,9 @@ fn recognise(first: [u8; 4]) -> Result<(), FrameError> {
 /// The fuzz target `frame`: whatever the bytes and however they are sliced, frames or an error, and no more memory than
 /// a small multiple of what arrived.
 pub fn fuzz(data: &[u8]) {
-    let Some((&slice, mut rest)) = data.split_first() else { return };
+    let Some((&slice, mut rest)) = data.split_first() else {
+        return;
+    };
     let mut reader = FrameReader::new(1 << 30);
     while !rest.is_empty() {
         let space = reader.space();
@@ -247,7 +270,11 @@ pub fn fuzz(data: &[u8]) {
 mod tests {
     use super::*;
 
-    fn feed(reader: &mut FrameReader, bytes: &[u8], slice: usize) -> Result<Vec<Bytes>, FrameError> {
+    fn feed(
+        reader: &mut FrameReader,
+        bytes: &[u8],
+        slice: usize,
+    ) -> Result<Vec<Bytes>, FrameError> {
         let mut frames = Vec::new();
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -267,7 +294,13 @@ mod tests {
 
     #[test]
     fn frames_come_whole_however_they_are_sliced() {
-        let bodies = [vec![1; 4], vec![2; 100], vec![3; 70_000], vec![4; 500_000], vec![5; 40_000]];
+        let bodies = [
+            vec![1; 4],
+            vec![2; 100],
+            vec![3; 70_000],
+            vec![4; 500_000],
+            vec![5; 40_000],
+        ];
         let stream: Vec<u8> = bodies.iter().flat_map(|body| framed(body)).collect();
         for slice in [1, 3, 4, 5, 4096, usize::MAX] {
             let mut reader = FrameReader::new(1 << 20);
@@ -279,15 +312,25 @@ mod tests {
     #[test]
     fn memory_is_used_again_and_shrinks_to_the_frame() {
         let mut reader = FrameReader::new(1 << 30);
-        let first = feed(&mut reader, &framed(&[7; 200_000]), usize::MAX).unwrap().remove(0);
+        let first = feed(&mut reader, &framed(&[7; 200_000]), usize::MAX)
+            .unwrap()
+            .remove(0);
         let address = first.as_ptr();
         drop(first);
-        let second = feed(&mut reader, &framed(&[8; 150_000]), usize::MAX).unwrap().remove(0);
+        let second = feed(&mut reader, &framed(&[8; 150_000]), usize::MAX)
+            .unwrap()
+            .remove(0);
         assert_eq!(second.as_ptr(), address);
         assert_eq!(second, vec![8; 150_000]);
         drop(second);
-        let small = feed(&mut reader, &framed(&[9; 33_000]), usize::MAX).unwrap().remove(0);
-        assert_ne!(small.as_ptr(), address, "a small frame does not pin a large buffer");
+        let small = feed(&mut reader, &framed(&[9; 33_000]), usize::MAX)
+            .unwrap()
+            .remove(0);
+        assert_ne!(
+            small.as_ptr(),
+            address,
+            "a small frame does not pin a large buffer"
+        );
         for _ in 0..SMALL_FRAMES_UNTIL_TRIM {
             feed(&mut reader, &framed(&[1; 4]), usize::MAX).unwrap();
         }
@@ -300,7 +343,10 @@ mod tests {
         feed(&mut reader, &(1_u32 << 30).to_be_bytes(), 4).unwrap();
         feed(&mut reader, &[0; 1000], 1000).unwrap();
         assert!(reader.body.capacity() <= FIRST_BYTES);
-        assert_eq!(reader.unfinished().unwrap(), "after 1000 of a frame's 1073741824 bytes");
+        assert_eq!(
+            reader.unfinished().unwrap(),
+            "after 1000 of a frame's 1073741824 bytes"
+        );
     }
 
     #[test]
@@ -308,13 +354,22 @@ mod tests {
         let error = |bytes: &[u8]| feed(&mut FrameReader::new(1000), bytes, 4).unwrap_err();
         assert_eq!(error(&(-5_i32).to_be_bytes()), FrameError::Negative(-5));
         assert_eq!(error(&3_u32.to_be_bytes()), FrameError::TooShort(3));
-        assert_eq!(error(&1001_u32.to_be_bytes()), FrameError::Oversized { length: 1001, limit: 1000 });
+        assert_eq!(
+            error(&1001_u32.to_be_bytes()),
+            FrameError::Oversized {
+                length: 1001,
+                limit: 1000
+            }
+        );
         assert_eq!(error(b"HTTP/1.1 400 Bad Request"), FrameError::Http);
         assert_eq!(error(&[0x15, 3, 1, 0, 2]), FrameError::Tls);
         assert_eq!(error(&[0x16, 3, 3, 0, 2]), FrameError::Tls);
         assert_eq!(error(b"SSH-2.0"), FrameError::Text("SSH-".into()));
         let late = [framed(&[0; 4]), b"HTTP".to_vec()].concat();
-        assert!(matches!(error(&late), FrameError::Oversized { .. }), "only the first bytes tell the protocol");
+        assert!(
+            matches!(error(&late), FrameError::Oversized { .. }),
+            "only the first bytes tell the protocol"
+        );
     }
 
     #[test]
@@ -323,7 +378,9 @@ mod tests {
         for _ in 0..2000 {
             let bytes: Vec<u8> = (0..200)
                 .map(|_| {
-                    seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    seed = seed
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1_442_695_040_888_963_407);
                     let byte = (seed >> 56) as u8;
                     if byte > 100 { 0 } else { byte }
                 })

@@ -33,7 +33,10 @@ impl Signal {
         {
             use rustix::event::{EventfdFlags, eventfd};
             let reader = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-            Ok(Self { reader, pending: AtomicBool::new(false) })
+            Ok(Self {
+                reader,
+                pending: AtomicBool::new(false),
+            })
         }
         #[cfg(not(target_os = "linux"))]
         {
@@ -42,7 +45,11 @@ impl Signal {
                 rustix::io::ioctl_fionbio(end, true)?;
                 rustix::io::fcntl_setfd(end, rustix::io::FdFlags::CLOEXEC)?;
             }
-            Ok(Self { reader, writer, pending: AtomicBool::new(false) })
+            Ok(Self {
+                reader,
+                writer,
+                pending: AtomicBool::new(false),
+            })
         }
     }
 

@@ -1,8 +1,33 @@
-//! `penstock._native`: PyO3 glue only.
+//! `penstock._native`: PyO3 glue only. What it does is said in `_native.pyi`; how, in the data plane's crate.
+
+// PyO3's macros write items of their own; the stub documents them.
+#![allow(missing_docs)]
+
 use pyo3::prelude::*;
 
+mod buffers;
+mod connection;
+mod errors;
+mod events;
+
+/// The native data plane as Python sees it.
 #[pymodule]
 mod _native {
     #[pymodule_export]
     const VERSION: &str = env!("CARGO_PKG_VERSION");
+    #[pymodule_export]
+    const EVENT_CONNECTED: i64 = crate::events::EVENT_CONNECTED;
+    #[pymodule_export]
+    const EVENT_RESPONSE: i64 = crate::events::EVENT_RESPONSE;
+    #[pymodule_export]
+    const EVENT_CLOSED: i64 = crate::events::EVENT_CLOSED;
+    #[pymodule_export]
+    const EVENT_FETCH_ERROR: i64 = crate::events::EVENT_FETCH_ERROR;
+    #[pymodule_export]
+    const EVENT_FETCH_NODE_ERROR: i64 = crate::events::EVENT_FETCH_NODE_ERROR;
+
+    #[pymodule_export]
+    use crate::connection::PyConnection;
+    #[pymodule_export]
+    use crate::events::PyEventQueue;
 }
