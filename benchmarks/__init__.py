@@ -1,0 +1,1 @@
+"""Consumers beside each other on a real broker: `python -m benchmarks --help`."""

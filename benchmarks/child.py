@@ -1,0 +1,30 @@
+"""One contender, one topic, in a process of its own: `python -m benchmarks.child NAME '{"bootstrap": ...}'`.
+
+Prints one line of JSON: the measurement, or {"absent": why} when the contender is not installed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from benchmarks.contenders import PYTHON, Work
+from benchmarks.meter import Meter, peak_rss_bytes
+
+
+def main() -> None:
+    name, order = sys.argv[1], json.loads(sys.argv[2])
+    if name == "bare":
+        print(json.dumps({"peak_rss_bytes": peak_rss_bytes()}))
+        return
+    meter = Meter(order["count"], order["warmup"], order["limit_s"])
+    try:
+        PYTHON[name](Work(order["bootstrap"], order["topic"], order["partitions"]), meter)
+    except ImportError as error:
+        print(json.dumps({"absent": f"{name} is not built or not installed: {error}"}))
+        return
+    print(json.dumps(meter.result()))
+
+
+if __name__ == "__main__":
+    main()
