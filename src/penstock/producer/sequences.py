@@ -61,7 +61,7 @@ class PartitionSequences:
     a number of the next epoch where the broker has said that it is not stored.
     """
 
-    __slots__ = ("broken", "epoch", "in_flight", "next_sequence", "producer_id")
+    __slots__ = ("broken", "epoch", "in_flight", "known_to_broker", "next_sequence", "producer_id")
 
     def __init__(self) -> None:
         self.producer_id = -1
@@ -69,10 +69,13 @@ class PartitionSequences:
         self.next_sequence = 0
         self.in_flight: list[SequencedBatch] = []
         self.broken = False
+        self.known_to_broker = False
 
     def may_send_new(self) -> bool:
         """Whether a batch without a number may get one now."""
-        return len(self.in_flight) < BROKER_REMEMBERS and not (self.broken and self.in_flight)
+        if self.broken or not self.known_to_broker:
+            return not self.in_flight
+        return len(self.in_flight) < BROKER_REMEMBERS
 
     def may_send_again(self, batch: SequencedBatch) -> bool:
         """Whether a numbered batch may be tried again: when it is the first in line, and nothing of the partition is on the wire."""
@@ -104,6 +107,7 @@ class PartitionSequences:
 
     def stored(self, batch: SequencedBatch) -> None:
         """The broker has it, now or from an earlier attempt."""
+        self.known_to_broker = self.known_to_broker or batch.producer_id == self.producer_id
         if batch in self.in_flight:
             if self.in_flight[0] is batch:
                 self.broken = False  # its predecessor, given up without an answer, was stored
@@ -129,6 +133,7 @@ class PartitionSequences:
         """Start at sequence 0 under the next epoch and number what is in flight anew, in order (KIP-360)."""
         if self.producer_id != identity.producer_id:
             self.producer_id, self.epoch = identity.producer_id, identity.epoch
+            self.known_to_broker = False
         elif self.epoch >= MAX_EPOCH:
             identity.forget()
             self.producer_id = self.epoch = -1

@@ -1,0 +1,254 @@
+"""Sequence numbers against a model of the broker's memory: whatever is lost, nothing is stored twice or out of order."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penstock.producer.sequences import (
+    MAX_EPOCH,
+    MAX_SEQUENCE,
+    PartitionSequences,
+    ProducerIdentity,
+    after,
+)
+
+OUT_OF_ORDER, INVALID_EPOCH, NOT_LEADER = 45, 47, 6
+
+
+@dataclass(eq=False)
+class Batch:
+    """As much of a ProducerBatch as sequence numbers need."""
+
+    name: int
+    count: int
+    producer_id: int = -1
+    epoch: int = -1
+    base_sequence: int = -1
+    on_wire: bool = False
+    fate_known: bool = True
+
+
+@dataclass
+class ModelBroker:
+    """What Kafka's ProducerAppendInfo checks, for one producer id and partition. `log` holds the names of what was stored."""
+
+    epoch: int = -1
+    remembered: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=5))
+    log: list[int] = field(default_factory=list)
+
+    def append(self, name: int, epoch: int, first: int, count: int) -> int:
+        last = after(first, count - 1)
+        if self.epoch >= 0:
+            if epoch < self.epoch:
+                return INVALID_EPOCH
+            if epoch > self.epoch:
+                if first != 0:
+                    return OUT_OF_ORDER
+            elif (first, last) in self.remembered:
+                return 0
+            elif first != after(self.remembered[-1][1], 1):
+                return OUT_OF_ORDER
+        if epoch != self.epoch:
+            self.remembered.clear()
+        self.epoch = epoch
+        self.remembered.append((first, last))
+        self.log.append(name)
+        return 0
+
+
+class Driver:
+    """One partition's sender over one connection, as penstock.producer.sender does it, with every event chosen by the test."""
+
+    def __init__(self) -> None:
+        self.broker = ModelBroker()
+        self.identity = ProducerIdentity(7, 0)
+        self.sequences = PartitionSequences()
+        self.queue: list[Batch] = []
+        self.wire: deque[tuple[Batch, int, int]] = deque()
+        self.made = 0
+        self.stored: list[int] = []
+        self.given_up: set[int] = set()
+
+    def add(self, count: int) -> None:
+        self.queue.append(Batch(self.made, count))
+        self.made += 1
+
+    def send(self) -> bool:
+        if not self.queue:
+            return False
+        head = self.queue[0]
+        allowed = (
+            self.sequences.may_send_again(head) if head.base_sequence >= 0 else self.sequences.may_send_new()
+        )
+        if not allowed:
+            return False
+        self.queue.pop(0)
+        self.sequences.number(head, self.identity)
+        assert head.base_sequence >= 0
+        head.on_wire = True
+        self.wire.append((head, head.epoch, head.base_sequence))
+        return True
+
+    def answer(self, refuse: bool) -> None:
+        """The broker works on the oldest request and its answer arrives."""
+        if self.wire:
+            batch, epoch, sequence = self.wire.popleft()
+            code = NOT_LEADER if refuse else self.broker.append(batch.name, epoch, sequence, batch.count)
+            batch.on_wire = False
+            if code == 0:
+                self.sequences.stored(batch)
+                if batch.name not in self.given_up:
+                    self.stored.append(batch.name)
+                return
+            if code != NOT_LEADER:
+                self.sequences.out_of_order(batch)
+            self._again(batch)
+
+    def cut(self, carried_out: int) -> None:
+        """The connection ends: the broker has worked on some of the requests, and no answer arrives."""
+        lost = list(self.wire)
+        self.wire.clear()
+        for batch, epoch, sequence in lost[:carried_out]:
+            self.broker.append(batch.name, epoch, sequence, batch.count)
+        for batch, _, _ in lost:
+            batch.on_wire = False
+            batch.fate_known = False
+            self._again(batch)
+
+    def give_up(self) -> None:
+        """The oldest batch's time is over, wherever it is."""
+        everything = sorted(
+            [b for b, _, _ in self.wire if b.name not in self.given_up] + self.queue, key=lambda b: b.name
+        )
+        if everything:
+            batch = everything[0]
+            self.given_up.add(batch.name)
+            if batch in self.queue:
+                self.queue.remove(batch)
+            self.sequences.given_up(batch)
+
+    def introduce(self) -> None:
+        """Have the broker know the producer."""
+        self.add(1)
+        self.send()
+        self.answer(refuse=False)
+
+    def _again(self, batch: Batch) -> None:
+        if batch.name not in self.given_up:
+            self.queue.append(batch)
+            self.queue.sort(key=lambda b: b.name)
+
+    def settle(self) -> None:
+        """No more faults: everything comes to an end, in a bounded number of steps."""
+        for _ in range(50 * (self.made + 1)):
+            if not self.queue and not self.wire:
+                return
+            if not self.send():
+                self.answer(refuse=False)
+        raise AssertionError(f"stuck with {self.queue} queued and {list(self.wire)} on the wire")
+
+
+OPERATIONS = st.one_of(
+    st.tuples(st.just("add"), st.integers(1, 9)),
+    st.tuples(st.just("send"), st.just(0)),
+    st.tuples(st.just("send"), st.just(0)),
+    st.tuples(st.just("answer"), st.just(0)),
+    st.tuples(st.just("refuse"), st.just(0)),
+    st.tuples(st.just("cut"), st.integers(0, 5)),
+    st.tuples(st.just("give_up"), st.just(0)),
+)
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(st.lists(OPERATIONS, max_size=60))
+def test_nothing_is_stored_twice_or_out_of_order(operations: list[tuple[str, int]]) -> None:
+    driver = Driver()
+    for what, number in operations:
+        if what == "add":
+            driver.add(number)
+        elif what == "send":
+            driver.send()
+        elif what in ("answer", "refuse"):
+            driver.answer(refuse=what == "refuse")
+        elif what == "cut":
+            driver.cut(number)
+        else:
+            driver.give_up()
+    driver.settle()
+    log = driver.broker.log
+    assert log == sorted(set(log)), "stored twice, or out of order"
+    assert set(driver.stored) == set(range(driver.made)) - driver.given_up, "not all that was kept was acknowledged"
+    assert set(driver.stored) <= set(log), "acknowledged and not stored"
+    assert set(log) <= set(driver.stored) | driver.given_up
+
+
+def test_a_lost_answer_is_tried_again_under_the_same_number() -> None:
+    driver = Driver()
+    driver.introduce()
+    driver.add(3)
+    driver.add(2)
+    driver.send()
+    driver.send()
+    driver.cut(carried_out=2)
+    assert [b.base_sequence for b in driver.queue] == [1, 4]
+    assert driver.send()
+    assert not driver.send(), "the second waits until the first is settled"
+    driver.settle()
+    assert driver.broker.log == [0, 1, 2]
+    assert driver.sequences.epoch == 0
+
+
+def test_a_hole_is_closed_by_the_next_epoch() -> None:
+    driver = Driver()
+    driver.introduce()
+    for _ in range(3):
+        driver.add(1)
+        driver.send()
+    driver.give_up()  # the first, while it is on the wire
+    driver.cut(carried_out=0)
+    driver.settle()
+    assert driver.broker.log == [0, 2, 3]
+    assert driver.sequences.epoch == 1
+    assert driver.sequences.next_sequence == 2
+
+
+def test_at_most_five_are_in_flight() -> None:
+    driver = Driver()
+    driver.introduce()
+    for _ in range(7):
+        driver.add(1)
+    assert [driver.send() for _ in range(7)] == [True] * 5 + [False] * 2
+
+
+def test_the_first_batch_of_a_producer_goes_alone() -> None:
+    driver = Driver()
+    driver.add(1)
+    driver.add(1)
+    assert [driver.send(), driver.send()] == [True, False]
+    driver.answer(refuse=True)
+    driver.settle()
+    assert driver.broker.log == [0, 1]
+
+
+def test_sequence_numbers_start_again_at_zero() -> None:
+    assert after(MAX_SEQUENCE, 1) == 0
+    assert after(MAX_SEQUENCE - 1, 4) == 2
+    assert after(5, 3) == 8
+
+
+def test_without_epochs_left_another_producer_id_is_asked_for() -> None:
+    identity, sequences = ProducerIdentity(7, 0), PartitionSequences()
+    first, second = Batch(0, 1), Batch(1, 1)
+    sequences.number(first, identity)
+    sequences.epoch = first.epoch = MAX_EPOCH
+    sequences.given_up(first)
+    sequences.number(second, identity)
+    assert second.base_sequence == -1
+    assert not identity.known
+    identity.producer_id, identity.epoch = 8, 0
+    sequences.number(second, identity)
+    assert (second.producer_id, second.epoch, second.base_sequence) == (8, 0, 0)
