@@ -70,7 +70,10 @@ class KafkaConsumer:
                 remaining_ms = (deadline - time.monotonic()) * 1000
                 records = self._fetcher.poll(self._max_poll_records, max(0, int(remaining_ms + 0.999)))
                 # attention: a revocation may have been asked for between two polls; it is served before more is handed out
-                if records or (remaining_ms <= 0 and not core.attention):
+                if records:
+                    core.consumed = True
+                    return records
+                if remaining_ms <= 0 and not core.attention:
                     return records
 
     def __iter__(self) -> Iterator[ConsumerRecord]:

@@ -36,7 +36,9 @@ class ClusterClient:
     the error that names them all; `interest` holds the topics that metadata requests name (None: all).
     """
 
-    def __init__(self, engine: EngineThread, config: Config, *, allow_auto_create: bool | None = None) -> None:
+    def __init__(
+        self, engine: EngineThread, config: Config, *, allow_auto_create: bool | None = None
+    ) -> None:
         """`allow_auto_create`: whether asking for a topic may create it; by default as allow.auto.create.topics says, else yes."""
         self.engine = engine
         self.config = config

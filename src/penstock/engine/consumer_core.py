@@ -46,7 +46,7 @@ class ConsumerCore:
     Shared with the user's thread, each with one writer at a time under the GIL:
     `attention` (set by the engine, cleared by the user's thread before it looks), `callbacks` and `_errors` (appended by the
     engine, popped by the user's thread), `fetching.handles` (written by the engine, copied by the user's thread),
-    `auto_commit_due_s` (written by the user's thread).
+    `auto_commit_due_s` (written by the user's thread), `consumed` (set by poll() when it first returns a record).
     """
 
     def __init__(self, topics: Sequence[str], options: Mapping[str, Any]) -> None:
@@ -66,6 +66,7 @@ class ConsumerCore:
         self.attention = True  # the first poll() is news to the engine
         self.callbacks: deque[Callable[[], None]] = deque()
         self.auto_commit_due_s = float("inf")
+        self.consumed = False
         self._listener: object | None = None
         self._errors: deque[BaseException] = deque()
         self._wakeup = False
@@ -101,9 +102,8 @@ class ConsumerCore:
             self._wakeup = False
             raise WakeupError("wakeup() was called")
         if self._errors:
-            error = self._errors.popleft()
-            self.attention = bool(self._errors)
-            raise error
+            self.attention = True  # the next poll looks for more, and tells the group that the user goes on
+            raise self._errors.popleft()
 
     def wakeup(self) -> None:
         self._wakeup = True
@@ -214,6 +214,8 @@ class ConsumerCore:
         self._subscribe_group()
 
     async def assign(self, partitions: list[TopicPartition | tuple[str, int] | int]) -> None:
+        if self.consumed:
+            self.subscription.note_consumed()
         kept = self.subscription.assign_from_user(partitions)
         self._pattern = None
         if self.group is not None:
@@ -228,6 +230,7 @@ class ConsumerCore:
     async def unsubscribe(self) -> None:
         self._drop(list(self.handles))
         self.subscription.unsubscribe()
+        self.consumed = False
         self._pattern = None
         self._listener = None
         if self.group is not None:
@@ -595,9 +598,10 @@ class ConsumerCore:
         wanted = self.consumed_offsets() if offsets is None else offsets
         machine = self.group.machine if self.group is not None else None
         member = (machine.member_id, machine.generation_id) if machine is not None else ("", -1)
-        async with self.client.within(
-            timeout_ms, f"committing {len(wanted)} offsets of group {self._group_id!r}"
-        ), self._commit_order:
+        async with (
+            self.client.within(timeout_ms, f"committing {len(wanted)} offsets of group {self._group_id!r}"),
+            self._commit_order,
+        ):
             to_send = self.ledger.check(wanted, allow_rewind=allow_rewind)
             await coordinator.commit(
                 to_send,

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from ..errors import KafkaError
-from ..group import classic as g
+from ..group import messages as g
+from ..group.classic import ClassicMember
 from ..protocol import Api
 from ..types import TopicPartition
 from .client import ClusterClient
@@ -17,6 +18,7 @@ from .connection import DisconnectedError
 from .coordinator import GroupCoordinator
 
 _log = logging.getLogger("penstock.engine.group")
+_PROTOCOL_TYPE = "consumer"
 
 
 class GroupHost(Protocol):
@@ -42,7 +44,7 @@ class GroupDriver:
         host: GroupHost,
         client: ClusterClient,
         coordinator: GroupCoordinator,
-        machine: g.ClassicMember,
+        machine: ClassicMember,
         max_poll_interval_ms: int,
     ) -> None:
         self.machine = machine
@@ -56,6 +58,7 @@ class GroupDriver:
         self._timer: asyncio.TimerHandle | None = None
         self._commit_before_revoke = False
         self._poll_expired = False
+        self._found_before = False
         self._left: asyncio.Future[None] | None = None
         self._counts: dict[str, int] | None = None  # what this member, as leader, last assigned from
 
@@ -109,6 +112,9 @@ class GroupDriver:
         getattr(self, f"_do_{type(effect).__name__}")(effect)
 
     def _do_FindCoordinator(self, effect: g.FindCoordinator) -> None:
+        if self._found_before:
+            self._coordinator.lost("the group's machine asks for it anew")
+        self._found_before = True
         self._client.engine.spawn(self._find_coordinator(), "group: find coordinator")
 
     async def _find_coordinator(self) -> None:
@@ -130,7 +136,7 @@ class GroupDriver:
                 rebalance_timeout=effect.rebalance_timeout_ms,
                 member_id=effect.member_id,
                 group_instance_id=effect.group_instance_id,
-                protocol_type=effect.protocol_type,
+                protocol_type=_PROTOCOL_TYPE,
                 protocols=[{"name": name, "metadata": metadata} for name, metadata in effect.protocols],
                 reason=effect.reason,
             )
@@ -158,7 +164,7 @@ class GroupDriver:
                 generation_id=effect.generation_id,
                 member_id=effect.member_id,
                 group_instance_id=effect.group_instance_id,
-                protocol_type="consumer",
+                protocol_type=_PROTOCOL_TYPE,
                 protocol_name=effect.protocol_name,
                 assignments=[
                     {"member_id": member, "assignment": data} for member, data in effect.assignments
@@ -179,14 +185,16 @@ class GroupDriver:
                 member_id=effect.member_id,
                 group_instance_id=effect.group_instance_id,
             )
-            return g.HeartbeatAnswered(int(response.error_code))
+            return g.HeartbeatAnswered(int(response.error_code), effect.generation_id)
 
         self._exchange(g.RequestKind.HEARTBEAT, heartbeat())
 
     def _do_SendLeave(self, effect: g.SendLeave) -> None:
         async def leave() -> g.Event:
-            response = await self._coordinator.request(
+            # not over the coordinator's own connection: a JoinGroup may be held there for minutes
+            response = await self._client.request(
                 Api.LEAVE_GROUP,
+                node_id=await self._coordinator.find(),
                 timeout_ms=5_000,
                 group_id=self._coordinator.group_id,
                 member_id=effect.member_id,

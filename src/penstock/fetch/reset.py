@@ -9,7 +9,8 @@ LATEST: Final = -1
 EARLIEST: Final = -2
 
 _DURATION = re.compile(
-    r"P(?:(?P<days>\d+)D)?(?:T(?:(?P<hours>\d+)H)?(?:(?P<minutes>\d+)M)?(?:(?P<seconds>\d+(?:\.\d+)?)S)?)?", re.IGNORECASE
+    r"P(?:(?P<days>\d+)D)?(?:T(?:(?P<hours>\d+)H)?(?:(?P<minutes>\d+)M)?(?:(?P<seconds>\d+(?:\.\d+)?)S)?)?",
+    re.IGNORECASE,
 )
 
 
@@ -27,7 +28,9 @@ def reset_timestamp(policy: str, now_ms: int) -> int | None:
     kind, _, duration = policy.partition(":")
     match = _DURATION.fullmatch(duration)
     if kind != "by_duration" or match is None or not any(match.groups()):
-        raise ValueError(f"auto.offset.reset is earliest, latest, none or by_duration:<ISO 8601, as PT1H30M>; got {policy!r}")
+        raise ValueError(
+            f"auto.offset.reset is earliest, latest, none or by_duration:<ISO 8601, as PT1H30M>; got {policy!r}"
+        )
     parts = {name: float(value or 0) for name, value in match.groupdict().items()}
     seconds = ((parts["days"] * 24 + parts["hours"]) * 60 + parts["minutes"]) * 60 + parts["seconds"]
     return max(0, now_ms - int(seconds * 1000))

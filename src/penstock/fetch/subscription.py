@@ -71,9 +71,13 @@ class SubscriptionState:
 
     def _refuse_mixing(self, call: str) -> None:
         if self.kind is Kind.USER_ASSIGNED:
-            raise IllegalStateError(f"{call} after assign(): call unsubscribe() first; one consumer uses one of the two")
+            raise IllegalStateError(
+                f"{call} after assign(): call unsubscribe() first; one consumer uses one of the two"
+            )
 
-    def assign_from_user(self, partitions: Sequence[TopicPartition | tuple[str, int] | int]) -> list[TopicPartition]:
+    def assign_from_user(
+        self, partitions: Sequence[TopicPartition | tuple[str, int] | int]
+    ) -> list[TopicPartition]:
         """Take exactly these; returns them without duplicates. Ints are partitions of the constructor's one topic.
 
         A subscription is replaced as long as nothing was consumed through it: constructor topics are often only there to give
@@ -128,7 +132,7 @@ class SubscriptionState:
         self._consumed = False
         self.drop(list(self._phases))
 
-    def consumed(self) -> None:
+    def note_consumed(self) -> None:
         """poll() has returned records of the subscription."""
         self._consumed = True
 

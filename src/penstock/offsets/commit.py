@@ -27,9 +27,12 @@ class CommitLedger:
         """
         back = {tp: o.offset for tp, o in offsets.items() if o.offset < self._committed.get(tp, 0)}
         if back and not allow_rewind:
-            told = "; ".join(f"{tp}: {self._committed[tp]} is committed, {offset} was asked" for tp, offset in back.items())
+            told = "; ".join(
+                f"{tp}: {self._committed[tp]} is committed, {offset} was asked" for tp, offset in back.items()
+            )
             raise CommitRewindError(
-                f"the commit would move back ({told}); pass allow_rewind=True if records are meant to be read again", back
+                f"the commit would move back ({told}); pass allow_rewind=True if records are meant to be read again",
+                back,
             )
         return dict(offsets)
 
