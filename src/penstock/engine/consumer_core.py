@@ -707,7 +707,11 @@ class ConsumerCore:
 
 
 def _complete(config: Config) -> Config:
-    return config
+    """A client.id that tells consumers apart in the broker's logs and quotas, where the user gave none (as Java's does)."""
+    if config["client.id"]:
+        return config
+    name = f"penstock-{config['group.id'] or 'consumer'}-{next(_client_numbers)}"
+    return Config("consumer", {**config, "client.id": name}, config.given)
 
 
 def _no_such_partition(tp: TopicPartition, count: int) -> KafkaError:

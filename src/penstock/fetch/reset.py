@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final
+
+from ..config import reset_duration_ms
 
 LATEST: Final = -1
 EARLIEST: Final = -2
-
-_DURATION = re.compile(
-    r"P(?:(?P<days>\d+)D)?(?:T(?:(?P<hours>\d+)H)?(?:(?P<minutes>\d+)M)?(?:(?P<seconds>\d+(?:\.\d+)?)S)?)?",
-    re.IGNORECASE,
-)
 
 
 def reset_timestamp(policy: str, now_ms: int) -> int | None:
@@ -25,12 +21,7 @@ def reset_timestamp(policy: str, now_ms: int) -> int | None:
         return LATEST
     if policy == "none":
         return None
-    kind, _, duration = policy.partition(":")
-    match = _DURATION.fullmatch(duration)
-    if kind != "by_duration" or match is None or not any(match.groups()):
-        raise ValueError(
-            f"auto.offset.reset is earliest, latest, none or by_duration:<ISO 8601, as PT1H30M>; got {policy!r}"
-        )
-    parts = {name: float(value or 0) for name, value in match.groupdict().items()}
-    seconds = ((parts["days"] * 24 + parts["hours"]) * 60 + parts["minutes"]) * 60 + parts["seconds"]
-    return max(0, now_ms - int(seconds * 1000))
+    back_ms = reset_duration_ms(policy)
+    if back_ms is None:
+        raise ValueError(f"auto.offset.reset is earliest, latest, none or by_duration:<ISO 8601, as PT1H30M>; got {policy!r}")
+    return max(0, now_ms - back_ms)
