@@ -245,14 +245,22 @@ class PartitionLog:
 
     def offset_of_max_time(self) -> tuple[int, int] | None:
         """(offset, timestamp) of the first record with the greatest timestamp (KIP-734)."""
-        rows = range(self._first_batch(), len(self._bases))
+        first = self._first_batch()
+        rows = range(first, len(self._bases))
+        if rows and self._bases[first] < self.start_offset:
+            # Part of this batch was deleted, perhaps the part that its maximum tells of: look inside.
+            kept = [each for each in self._times_of(first) if each[0] >= self.start_offset]
+            partial = max(kept, key=lambda each: each[1], default=None)
+            rows = range(first + 1, len(self._bases))
+        else:
+            partial = None
         best = max(rows, key=lambda index: self._max_times[index], default=None)
-        if best is None or self._max_times[best] < 0:
-            return None
-        for offset, time in self._times_of(best):
-            if time == self._max_times[best]:
-                return offset, time
-        return self._lasts[best], self._max_times[best]
+        if best is None or (partial is not None and partial[1] >= self._max_times[best]):
+            return partial
+        greatest = self._max_times[best]
+        return next(
+            (each for each in self._times_of(best) if each[1] == greatest), (self._lasts[best], greatest)
+        )
 
     def _times_of(self, index: int) -> list[tuple[int, int]]:
         data = self._segment.read(self._starts[index], self._ends[index] - self._starts[index])
