@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from tools.kafka.kafka import KafkaCluster
@@ -40,12 +40,14 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _names(known: object) -> object:
+def _names(known: Collection[str]) -> Callable[[str], list[str]]:
+    """An argument's type: names with commas between, each one known."""
+
     def parse(text: str) -> list[str]:
         names = [name for name in text.split(",") if name]
         for name in names:
-            if name not in known:  # type: ignore[operator]
-                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")  # type: ignore[call-overload]
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
         return names
 
     return parse
