@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import warnings
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from os import getpid
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
-from ..config import resolve
+from ..config import Config, resolve
 from ..engine.client import ClusterClient
 from ..engine.list_offsets import EARLIEST, LATEST
 from ..engine.thread import EngineThread
@@ -21,6 +22,7 @@ from .types import ClusterDescription, ConfigEntry, GroupDescription, GroupListi
 
 T = TypeVar("T")
 Timeout = float | datetime.timedelta
+_client_numbers = itertools.count(1)
 OffsetSpec = Literal["earliest", "latest", "max_timestamp"] | int | datetime.datetime
 
 _MAX_TIMESTAMP = -3  # KIP-734
@@ -43,11 +45,11 @@ class Admin:
 
     def __init__(self, **config: Any) -> None:
         self._closed = True  # until everything below has worked: __del__ may see a half-made object
-        self._config = resolve("admin", config)
+        self._config = _named(resolve("admin", config))
         self._default_timeout_ms = float(self._config["default.api.timeout.ms"])
         self._request_timeout_ms = int(self._config["request.timeout.ms"])
         self._pid = getpid()
-        self._engine = EngineThread("this Admin")
+        self._engine = EngineThread(f"Admin {self._config['client.id']}")
         self._client = ClusterClient(self._engine, self._config, allow_auto_create=False)
         self._closed = False
         self._engine.post(self._client.start)
@@ -244,6 +246,13 @@ class Admin:
         except BaseException:
             future.cancel()
             raise
+
+
+def _named(config: Config) -> Config:
+    """A client.id that tells clients apart in the broker's logs and quotas, where the user gave none (as Java's does)."""
+    if config["client.id"]:
+        return config
+    return Config("admin", {**config, "client.id": f"penstock-admin-{next(_client_numbers)}"}, config.given)
 
 
 def _several(names: Iterable[T], what: str) -> list[T]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from ..engine.client import ClusterClient
 from ..engine.coordinator import GroupCoordinator
-from ..errors import CommitFailedError, GroupError, UnsupportedVersionError
+from ..errors import CommitFailedError, GroupError, KafkaError, UnsupportedVersionError
 from ..group.protocol import decode_assignment
 from ..protocol import Api, error_for, error_name
 from ..types import Node, OffsetAndMetadata, TopicPartition
 from .routing import COORDINATOR_CODES, backoff, raise_first, to_coordinator, to_every_broker
 from .types import GroupDescription, GroupListing, MemberDescription
+
+_log = logging.getLogger("penstock.admin")
 
 _GROUP_ID_NOT_FOUND: Final = 69
 _NON_EMPTY_GROUP: Final = 68
@@ -143,7 +146,11 @@ def _assigned(assignment: bytes) -> tuple[TopicPartition, ...]:
     """A member's partitions; none while the group rebalances, or if another client wrote something else."""
     if not assignment:
         return ()
-    return tuple(decode_assignment(assignment).partitions)
+    try:
+        return decode_assignment(assignment)
+    except KafkaError as error:
+        _log.warning("a member's assignment cannot be read: %s", error)
+        return ()
 
 
 def _node_of(client: ClusterClient, coordinator: GroupCoordinator) -> Node | None:

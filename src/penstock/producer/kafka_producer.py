@@ -6,6 +6,7 @@ import atexit
 import concurrent.futures
 import contextlib
 import datetime
+import itertools
 import random
 import threading
 import time
@@ -17,7 +18,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from .._native import murmur2_partition
-from ..config import resolve
+from ..config import Config, resolve
 from ..engine.client import ClusterClient
 from ..engine.thread import EngineThread
 from ..errors import ClosedError, IllegalStateError, KafkaError, KafkaTimeoutError
@@ -31,6 +32,7 @@ from .settings import ProducerSettings
 
 T = TypeVar("T")
 Timeout = float | datetime.timedelta
+_client_numbers = itertools.count(1)
 Headers = Iterable[Header] | Mapping[str, bytes | None]
 
 
@@ -52,7 +54,7 @@ class KafkaProducer:
 
     def __init__(self, **config: Any) -> None:
         self._closed = True  # until everything below has worked: __del__ may see a half-made object
-        self._config = resolve("producer", config)
+        self._config = _named(resolve("producer", config))
         self._settings = settings = ProducerSettings.of(self._config)
         self._encode_key: Callable[[Any], Any] = self._config["key.serializer"] or _plain
         self._encode_value: Callable[[Any], Any] = self._config["value.serializer"] or _plain
@@ -61,7 +63,7 @@ class KafkaProducer:
         self._accumulator = RecordAccumulator(settings, random.random)
         self._topics = self._accumulator.topics
         self._pid = getpid()
-        self._engine = EngineThread("this KafkaProducer")
+        self._engine = EngineThread(f"KafkaProducer {self._config['client.id']}")
         self._client = ClusterClient(self._engine, self._config)
         self._sender = Sender(
             self._engine, self._client, settings, self._accumulator, self._lock, self._freed
@@ -354,6 +356,15 @@ class KafkaProducer:
                 with contextlib.suppress(concurrent.futures.TimeoutError, ClosedError):
                     self._engine.submit(self._sender.shut_down(error)).result(5.0)
         self._engine.stop()
+
+
+def _named(config: Config) -> Config:
+    """A client.id that tells clients apart in the broker's logs and quotas, where the user gave none (as Java's does)."""
+    if config["client.id"]:
+        return config
+    return Config(
+        "producer", {**config, "client.id": f"penstock-producer-{next(_client_numbers)}"}, config.given
+    )
 
 
 def to_s(timeout: Timeout) -> float:

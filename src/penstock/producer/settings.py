@@ -39,7 +39,6 @@ class ProducerSettings:
         acks = _ACKS[str(config["acks"])]
         in_flight = int(config["max.in.flight.requests.per.connection"])
         compression = str(config["compression.type"])
-        level_option = f"compression.{compression}.level"
         linger_ms, request_ms = int(config["linger.ms"]), int(config["request.timeout.ms"])
         delivery_ms = int(config["delivery.timeout.ms"])
         if delivery_ms < linger_ms + request_ms:
@@ -57,7 +56,7 @@ class ProducerSettings:
             buffer_memory_bytes=int(config["buffer.memory"]),
             max_request_size_bytes=int(config["max.request.size"]),
             compression=compression,
-            compression_level=int(config[level_option]) if level_option in config.given else None,
+            compression_level=_level(config, f"compression.{compression}.level"),
             max_in_flight=in_flight,
             delivery_timeout_ms=delivery_ms,
             request_timeout_ms=request_ms,
@@ -68,6 +67,13 @@ class ProducerSettings:
             ignore_keys=bool(config["partitioner.ignore.keys"]),
             adaptive_partitioning=bool(config["partitioner.adaptive.partitioning.enable"]),
         )
+
+
+def _level(config: Config, option: str) -> int | None:
+    """The codec's level if one was given; -1 is gzip's word for its own default."""
+    if option not in config.given or (option == "compression.gzip.level" and config[option] == -1):
+        return None
+    return int(config[option])
 
 
 def _idempotent(config: Config, acks: int, in_flight: int) -> bool:

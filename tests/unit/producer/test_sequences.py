@@ -181,7 +181,9 @@ def test_nothing_is_stored_twice_or_out_of_order(operations: list[tuple[str, int
     driver.settle()
     log = driver.broker.log
     assert log == sorted(set(log)), "stored twice, or out of order"
-    assert set(driver.stored) == set(range(driver.made)) - driver.given_up, "not all that was kept was acknowledged"
+    assert set(driver.stored) == set(range(driver.made)) - driver.given_up, (
+        "not all that was kept was acknowledged"
+    )
     assert set(driver.stored) <= set(log), "acknowledged and not stored"
     assert set(log) <= set(driver.stored) | driver.given_up
 
