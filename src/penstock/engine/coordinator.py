@@ -144,7 +144,6 @@ class GroupCoordinator:
                     Api.OFFSET_COMMIT,
                     group_id=self.group_id,
                     generation_id_or_member_epoch=generation_id,
-                    generation_id=generation_id,
                     member_id=member_id,
                     group_instance_id=group_instance_id,
                     retention_time=-1,
