@@ -162,7 +162,7 @@ class ClusterClient:
         level = (
             logging.WARNING if backoff.failures in (0, 5) else logging.DEBUG
         )  # loud once, and once more if it lasts
-        _log.log(level, "could not connect to %s: %s", address, reason)
+        _log.log(level, "%s is no use: %s", address, reason)
         self.attempts[str(address)] = reason
         self._not_before_ms[address] = self.engine.now_ms() + backoff.next_ms()
 
