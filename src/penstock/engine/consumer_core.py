@@ -24,7 +24,8 @@ from ..errors import (
 )
 from ..fetch import FetchErrorAction, SubscriptionState, action_for, reset_timestamp
 from ..group.assignors import assignors_for
-from ..group.classic import ClassicMember, Rejoin, Subscribe
+from ..group.classic import ClassicMember
+from ..group.messages import Rejoin, Subscribe
 from ..offsets import CommitLedger
 from ..protocol import error_for
 from ..types import OffsetAndMetadata, OffsetAndTimestamp, PartitionInfo, TopicPartition
@@ -636,7 +637,7 @@ class ConsumerCore:
 
             def tell(done: concurrent.futures.Future[Any]) -> None:
                 error = None if done.cancelled() else done.exception()
-                self._hand(lambda: callback(wanted, error))  # type: ignore[arg-type, return-value]
+                self._hand(lambda: callback(wanted, error))  # type: ignore[arg-type]
 
             future.add_done_callback(tell)
         return future

@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Final
 
-from ..errors import BrokerError
 from ..protocol import Api, error_for, is_retriable
 from ..types import OffsetAndTimestamp, TopicPartition
 from .backoff import Backoff
@@ -96,6 +95,5 @@ async def _ask(
                     else OffsetAndTimestamp(offset, int(p.timestamp), int(getattr(p, "leader_epoch", -1)))
                 )
             elif not is_retriable(code):
-                error: BrokerError | Exception = error_for(code, f"asking for the offsets of {tp}")
-                raise error
+                raise error_for(code, f"asking for the offsets of {tp}")
     return found

@@ -23,5 +23,7 @@ def reset_timestamp(policy: str, now_ms: int) -> int | None:
         return None
     back_ms = reset_duration_ms(policy)
     if back_ms is None:
-        raise ValueError(f"auto.offset.reset is earliest, latest, none or by_duration:<ISO 8601, as PT1H30M>; got {policy!r}")
+        raise ValueError(
+            f"auto.offset.reset is earliest, latest, none or by_duration:<ISO 8601, as PT1H30M>; got {policy!r}"
+        )
     return max(0, now_ms - back_ms)

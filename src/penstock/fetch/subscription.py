@@ -103,8 +103,13 @@ class SubscriptionState:
                     f"pass TopicPartition(topic, {partition})"
                 )
             partition = TopicPartition(self._constructor_topics[0], partition)
-        found = TopicPartition(*partition)
-        if not isinstance(found.topic, str) or not isinstance(found.partition, int) or found.partition < 0:
+        found = TopicPartition(*partition) if isinstance(partition, tuple) else TopicPartition("", -1)
+        if (
+            not found.topic
+            or not isinstance(found.topic, str)
+            or not isinstance(found.partition, int)
+            or found.partition < 0
+        ):
             raise ValueError(f"not a partition: {partition!r}; pass TopicPartition(topic, number from 0 on)")
         return found
 
