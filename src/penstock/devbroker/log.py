@@ -258,6 +258,8 @@ class PartitionLog:
         if best is None or (partial is not None and partial[1] >= self._max_times[best]):
             return partial
         greatest = self._max_times[best]
+        if greatest < 0:
+            return None  # the producers gave no times at all
         return next(
             (each for each in self._times_of(best) if each[1] == greatest), (self._lasts[best], greatest)
         )
