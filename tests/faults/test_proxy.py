@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+
 from tests.support.proxy import TO_CLIENT, Proxy
 
 
