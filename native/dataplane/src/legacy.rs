@@ -164,18 +164,17 @@ impl Wrapper<'_> {
         } else {
             0
         };
-        let mut kept = first_span;
+        let (mut kept, mut least) = (first_span, i64::MIN);
         for index in first_span..spans.len() {
             let Some(mut span) = spans.get(index).copied() else {
                 break;
             };
             span.offset = base.wrapping_add(span.offset);
-            if span.offset > at {
-                return Err(DecodeError::corrupt(
-                    at,
-                    "a compressed message wraps offsets beyond its own",
-                ));
+            if span.offset < least || span.offset > at {
+                let what = "the offsets inside a compressed message do not ascend up to its own";
+                return Err(DecodeError::corrupt(at, what));
             }
+            least = span.offset.saturating_add(1);
             if span.offset >= self.floor {
                 if let Some(place) = spans.get_mut(kept) {
                     *place = span;

@@ -290,6 +290,10 @@ fn message_sets_that_lie() {
             "offsets that descend",
             [message(5, 0, b"a"), message(1, 0, b"b")].concat(),
         ),
+        (
+            "offsets that repeat",
+            [message(0, 0, b"a"), message(0, 0, b"b")].concat(),
+        ),
         ("v2 inside v1", batch(0, 1, Compression::None)),
     ] {
         corrupt(&message(9, 1, &gzip(&set)), why);
