@@ -176,53 +176,54 @@ impl Decoder {
                 crc::crc32c(whole.get(V2_CRC_FROM..).unwrap_or_default()),
             )?;
         }
-        let count = usize::try_from(header.record_count).map_err(|_| {
-            DecodeError::corrupt(at, format!("a batch of {} records", header.record_count))
-        })?;
+        if header.record_count < 0 {
+            let what = format!("a batch of {} records", header.record_count);
+            return Err(DecodeError::corrupt(at, what));
+        }
         let withheld = match self.aborted.as_mut() {
             None => header.is_control(),
             Some(aborted) => aborted
                 .withhold(&header, whole)
                 .map_err(|flaw| DecodeError::corrupt(at, flaw))?,
         };
-        if withheld || count == 0 {
+        if withheld || header.record_count == 0 {
             return Ok(true);
         }
         let mark = build.mark(kind, self.position);
+        let result = self.read_v2(&header, codec, whole, build);
+        build.settle(mark, self.position + frame.size, result)
+    }
+
+    /// The records of a v2 batch: from the response itself, or from what they decompress to.
+    fn read_v2(
+        &self,
+        header: &BatchHeader,
+        codec: Compression,
+        whole: &[u8],
+        build: &mut ChunkBuild,
+    ) -> Result<(), DecodeError> {
+        let at = header.base_offset;
         let floor = self.next_offset;
-        let result = if codec == Compression::None {
+        if codec == Compression::None {
             let base = self.position - build.start;
-            read_records(
+            return read_records(
                 whole,
                 V2_HEADER_BYTES,
                 base,
-                &header,
+                header,
                 floor,
                 &mut build.spans,
             )
+            .map_err(|flaw| DecodeError::corrupt(at, flaw));
+        }
+        let limit = self.options.max_batch_bytes;
+        let input = whole.get(V2_HEADER_BYTES..).unwrap_or_default();
+        let start = build.buffer.len();
+        decompress(codec, input, &mut build.buffer, limit, at)?;
+        let count = header.record_count.max(0) as usize;
+        check_index(count, build.buffer.len() - start, limit, at)?;
+        read_records(&build.buffer, start, 0, header, floor, &mut build.spans)
             .map_err(|flaw| DecodeError::corrupt(at, flaw))
-        } else {
-            let input = whole.get(V2_HEADER_BYTES..).unwrap_or_default();
-            let start = build.buffer.len();
-            decompress(
-                codec,
-                input,
-                &mut build.buffer,
-                self.options.max_batch_bytes,
-                at,
-            )
-            .and_then(|()| {
-                check_index(
-                    count,
-                    build.buffer.len() - start,
-                    self.options.max_batch_bytes,
-                    at,
-                )?;
-                read_records(&build.buffer, start, 0, &header, floor, &mut build.spans)
-                    .map_err(|flaw| DecodeError::corrupt(at, flaw))
-            })
-        };
-        build.settle(mark, self.position + frame.size, result)
     }
 
     /// Adds a v0 or v1 message, or the messages that a compressed one wraps; false as in `take_v2`.
