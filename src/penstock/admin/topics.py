@@ -159,7 +159,11 @@ async def find_offsets(
 ) -> dict[TopicPartition, OffsetAndTimestamp | None]:
     """ListOffsets, after making sure that the partitions exist."""
     await _check_partitions(client, queries)
-    return await list_offsets(client, queries, isolation_level=isolation_level)
+    try:
+        return await list_offsets(client, queries, isolation_level=isolation_level)
+    finally:
+        if client.interest is not None:
+            client.interest.clear()  # an admin watches no topic beyond the call
 
 
 async def _check_partitions(client: ClusterClient, partitions: Iterable[TopicPartition]) -> None:

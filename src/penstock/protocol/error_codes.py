@@ -19,7 +19,7 @@ from ..errors import (
 
 _AUTHORIZATION: Final = {29, 30, 31, 53, 58, 65}
 _UNKNOWN_TOPIC: Final = {3, 100}
-_GROUP: Final = {22, 23, 24, 25, 26, 27, 28, 60, 68, 69, 79, 81, 82, 110, 111, 112, 113}
+_GROUP: Final = {22, 23, 24, 25, 26, 27, 28, 60, 68, 69, 79, 81, 82, 86, 110, 111, 112, 113}
 _UNSUPPORTED_VERSION: Final = 35
 
 _REMEDIES: Final[dict[int, str]] = {
@@ -31,6 +31,7 @@ _REMEDIES: Final[dict[int, str]] = {
     37: "ask for at least one partition",
     38: "the cluster has fewer brokers than the replication factor",
     68: "stop the members of the group first",
+    86: "stop the members that are subscribed to it first",
     82: "another consumer runs with the same group.instance.id",
 }
 
