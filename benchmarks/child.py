@@ -21,7 +21,7 @@ def main() -> None:
     try:
         PYTHON[name](Work(order["bootstrap"], order["topic"], order["partitions"]), meter)
     except ImportError as error:
-        print(json.dumps({"absent": f"{name} is not built or not installed: {error}"}))
+        print(json.dumps({"absent": f"not built or not installed ({type(error).__name__}: {error.name})"}))
         return
     print(json.dumps(meter.result()))
 

@@ -98,7 +98,7 @@ def _latency_confluent(bootstrap: str, topic: str, count: int) -> dict[str, floa
         while not sample.done:
             message = consumer.poll(0.2)
             if message is not None and not message.error():
-                sample.add(message.value())
+                sample.add(message.value() or b"")
     consumer.close()
     return sample.result()
 
@@ -282,7 +282,7 @@ def main() -> None:
         else:
             print(json.dumps({"startup_ms": STARTUP[contender](**order) * 1000}))
     except ImportError as error:
-        print(json.dumps({"problem": f"{contender} is not built or not installed: {error}"}))
+        print(json.dumps({"problem": f"not built or not installed ({type(error).__name__}: {error.name})"}))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,10 @@ class Meter:
         self.records += records
         self.bytes += size
         if self._begin is None:
+            if self.records > self.count / 2:
+                raise RuntimeError(
+                    f"the first polls brought {self.records} of {self.count} records: too few are left to measure"
+                )
             if self.records >= self.warmup:
                 self._begin = (time.perf_counter(), time.process_time(), self.records, self.bytes)
             return False
@@ -44,10 +48,6 @@ class Meter:
             raise RuntimeError(f"only {self.records} records arrived: too few to measure anything")
         begin_s, begin_cpu_s, records, size = self._begin
         seconds = self._end[0] - begin_s
-        if seconds < self.limit_s and self.records - records < self.count / 2:
-            raise RuntimeError(
-                f"the first poll brought {records} of {self.count} records: too few are left to measure"
-            )
         return {
             "records": self.records - records,
             "bytes": self.bytes - size,
