@@ -194,12 +194,12 @@ def _check_server(option: Option, server: str) -> None:
     bracketed = host.startswith("[") and host.endswith("]")
     if not colon or (address.startswith("[") and address.endswith("]")):
         raise ConfigError(f"{option.name}: {server!r} has no port; host:port is wanted, e.g. {address}:9092")
-    if ":" in host and not bracketed:
+    if re.fullmatch(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*", host):
         raise ConfigError(
             f"{option.name}: the IPv6 address in {server!r} needs brackets, as in [{host}]:{port}"
         )
     inner = host[1:-1] if bracketed else host
-    if not inner or re.search(r"[\s/@,\[\]]", inner):
+    if not inner or re.search(r"[\s/@,;\[\]]", inner) or (":" in inner and not bracketed):
         raise ConfigError(
             f"{option.name}: {server!r} has no valid host; host:port is wanted, e.g. localhost:9092"
         )
