@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.golden.capture_java import BATCHES, capture
 
 from penstock import _native
 from penstock.errors import CorruptRecordError
+from tests.golden.capture_java import BATCHES, capture
 
 EXPECTED: dict[str, list[dict[str, Any]]] = json.loads((BATCHES / "expected.json").read_text("utf-8"))
 VECTORS: list[dict[str, Any]] = json.loads((BATCHES / "murmur2.json").read_text("utf-8"))

@@ -7,11 +7,12 @@ from collections.abc import Callable
 import psycopg
 import pytest
 from confluent_kafka import TopicPartition
-from tests.support.kafka import RealKafka
-from tests.support.postgres import RealPostgres
 from tools.kafka.jars import KafkaToolError
 from tools.kafka.kafka import java_tool
 from tools.kafka.probe import live_brokers
+
+from tests.support.kafka import RealKafka
+from tests.support.postgres import RealPostgres
 
 pytestmark = pytest.mark.kafka
 
