@@ -40,8 +40,8 @@ pub enum Work {
 }
 
 /// What runs on a connection's thread beside the requests that are sent through it: the fetch loop. It has at most one
-/// request outstanding, and `response` is not called before `work` has returned `Idle`. Dropped when it is replaced,
-/// detached, or the connection ends.
+/// request outstanding, and `response` is not called before `work` has returned `Idle`. Dropped when it is replaced or
+/// the connection ends.
 pub trait Rider: Send {
     /// The next request, header and body, if there is something to ask for. Called only while none is outstanding.
     fn request(&mut self, correlation_id: i32) -> Option<Vec<u8>>;
@@ -65,7 +65,6 @@ enum Command {
         expect_response: bool,
     },
     Board(Box<dyn Rider>),
-    Leave,
 }
 
 /// The mailbox. Bounded by its senders: the engine's requests in flight, one rider at a time.
@@ -149,11 +148,6 @@ impl Connection {
     /// Puts a rider on the connection, in place of the one before.
     pub fn board(&self, rider: Box<dyn Rider>) {
         self.post(Command::Board(rider));
-    }
-
-    /// Takes the rider off.
-    pub fn leave(&self) {
-        self.post(Command::Leave);
     }
 
     /// What makes the connection's thread look around.
@@ -328,15 +322,14 @@ impl Runner<'_> {
                         self.in_flight.push_back((correlation_id, Asker::Engine));
                     }
                 }
-                Command::Board(rider) => self.replace_rider(Some(rider)),
-                Command::Leave => self.replace_rider(None),
+                Command::Board(rider) => self.replace_rider(rider),
             }
         }
         Ok(())
     }
 
-    fn replace_rider(&mut self, rider: Option<Box<dyn Rider>>) {
-        self.rider = rider;
+    fn replace_rider(&mut self, rider: Box<dyn Rider>) {
+        self.rider = Some(rider);
         self.rider_number += 1;
         self.rider_waits_since = None;
         self.held = None;

@@ -2,6 +2,7 @@
 
 pub mod arrow_columns;
 pub mod batch;
+pub mod buffer;
 mod chunk_build;
 pub mod compression;
 mod connect;
@@ -11,6 +12,7 @@ pub mod decode;
 pub mod encode;
 pub mod error;
 pub mod events;
+pub mod fetch;
 pub mod frame;
 mod legacy;
 pub mod murmur2;

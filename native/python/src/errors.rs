@@ -38,19 +38,36 @@ pub fn closed(py: Python<'_>, what: &str) -> PyErr {
     make(py, "ClosedError", (format!("{what} is closed"),))
 }
 
-/// The record error that a decode error stands for.
-pub fn of_decode(py: Python<'_>, error: &DecodeError, topic: &str, partition: i32) -> PyErr {
+/// The record error that a decode error stands for. `past`: the offset after the batch, where its header tells it.
+///
+/// The error's offset is the last one that the batch covers: `seek(partition, offset + 1)` goes past it.
+pub fn of_decode(
+    py: Python<'_>,
+    error: &DecodeError,
+    past: Option<i64>,
+    topic: &str,
+    partition: i32,
+) -> PyErr {
     let class = match error.kind {
         DecodeErrorKind::Corrupt => "CorruptRecordError",
         DecodeErrorKind::UnsupportedFormat => "UnsupportedFormatError",
         DecodeErrorKind::TooLarge => "RecordTooLargeError",
     };
-    let place = match topic {
-        "" => format!("offset {}", error.offset),
-        _ => format!("{topic}-{partition} at offset {}", error.offset),
-    };
-    let message = format!("{place}: {}", error.message);
-    make(py, class, (message, topic, partition, error.offset))
+    let place = if topic.is_empty() { "record set".into() } else { format!("{topic}-{partition}") };
+    let at = error.offset;
+    let remedy = past.map(|past| format!("; seek to offset {past} to go past it")).unwrap_or_default();
+    let message = format!("{place} at offset {at}: {}{remedy}", error.message);
+    let last = past.map_or(at, |past| at.max(past - 1));
+    make(py, class, (message, topic, partition, last))
+}
+
+/// An error that is raised again and again: without the traceback of the last time, which would grow with each.
+pub fn again(py: Python<'_>, error: &Py<PyAny>) -> PyErr {
+    let error = error.bind(py);
+    match error.setattr("__traceback__", py.None()) {
+        Ok(()) => PyErr::from_value(error.clone()),
+        Err(failure) => failure,
+    }
 }
 
 /// For what only a fault of penstock itself can cause.

@@ -5,10 +5,15 @@
 
 use pyo3::prelude::*;
 
+mod arrow;
+mod batches;
 mod buffers;
 mod connection;
 mod errors;
 mod events;
+mod fetcher;
+mod record;
+mod records;
 
 /// The native data plane as Python sees it.
 #[pymodule]
@@ -27,7 +32,15 @@ mod _native {
     const EVENT_FETCH_NODE_ERROR: i64 = crate::events::EVENT_FETCH_NODE_ERROR;
 
     #[pymodule_export]
+    use crate::batches::{PyBatchBuilder, crc32c, decode_batches, murmur2_partition};
+    #[pymodule_export]
     use crate::connection::PyConnection;
     #[pymodule_export]
     use crate::events::PyEventQueue;
+    #[pymodule_export]
+    use crate::fetcher::PyFetcher;
+    #[pymodule_export]
+    use crate::record::PyConsumerRecord;
+    #[pymodule_export]
+    use crate::records::PyConsumerRecords;
 }

@@ -1,0 +1,281 @@
+//! What engine and user call.
+
+use std::any::Any;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+use super::rider::FetchLoop;
+use super::table::{Drained, Seat, Table, Taken};
+use super::{FetchConfig, MAX_VERSION, MIN_VERSION, Stats, add};
+use crate::buffer::Failure;
+use crate::connection::Connection;
+use crate::events::EventQueue;
+use crate::signal::Signal;
+
+pub(crate) struct Shared {
+    pub config: FetchConfig,
+    pub events: Arc<EventQueue>,
+    pub stats: Stats,
+    /// Fetch loops that exist.
+    pub loops: AtomicUsize,
+    table: Mutex<Table>,
+    /// Raised for a waiting `poll`.
+    ready: Signal,
+}
+
+impl Shared {
+    pub fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets a waiting `poll` look, if there is something for it.
+    pub fn wake_poll(&self, mut table: MutexGuard<'_, Table>) {
+        let news = !table.buffer.is_empty() || table.woken || table.closed;
+        if news && std::mem::take(&mut table.poll_waits) {
+            drop(table);
+            self.ready.notify();
+        }
+    }
+}
+
+/// What `try_poll` finds.
+pub enum Polled {
+    /// Records, oldest fetch first.
+    Records(Vec<Taken>),
+    /// A partition that cannot go on: its context, and why.
+    Failure(Arc<dyn Any + Send + Sync>, Failure),
+    /// `wake` was called since the last time.
+    Woken,
+    /// Nothing yet.
+    Nothing,
+    /// The fetcher is closed.
+    Closed,
+}
+
+/// The fetch positions, the fetch loops and the bounded buffer of one consumer.
+///
+/// In a forked child no method may be called, as a lock may be held by a thread that does not exist there; dropping it is
+/// safe.
+pub struct Fetcher {
+    shared: Arc<Shared>,
+    made: Instant,
+    last_poll_ms: AtomicU64,
+    process_id: u32,
+}
+
+impl Fetcher {
+    /// A fetcher without partitions.
+    ///
+    /// # Errors
+    /// No file descriptor could be had.
+    pub fn new(config: FetchConfig, events: Arc<EventQueue>) -> std::io::Result<Self> {
+        let shared = Shared {
+            table: Mutex::new(Table::new(config.buffer_bytes)),
+            config,
+            events,
+            stats: Stats::default(),
+            loops: AtomicUsize::new(0),
+            ready: Signal::new()?,
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            made: Instant::now(),
+            last_poll_ms: AtomicU64::new(0),
+            process_id: std::process::id(),
+        })
+    }
+
+    /// The process that made it.
+    pub fn process_id(&self) -> u32 {
+        self.process_id
+    }
+
+    /// A new partition, without position or leader. `context` comes back with its records.
+    pub fn assign(
+        &self,
+        topic: Arc<str>,
+        topic_id: [u8; 16],
+        partition: i32,
+        context: Arc<dyn Any + Send + Sync>,
+    ) -> u64 {
+        self.shared.table().assign(topic, topic_id, partition, context)
+    }
+
+    /// Forgets partitions and all that was fetched of them.
+    pub fn unassign(&self, handles: &[u64]) {
+        self.shared.table().unassign(handles);
+    }
+
+    /// The topic was made anew, or its id became known.
+    pub fn set_topic_id(&self, handle: u64, topic_id: [u8; 16]) {
+        if let Some(partition) = self.shared.table().partitions.get_mut(&handle) {
+            partition.topic_id = topic_id;
+        }
+    }
+
+    /// Where to fetch from; -1: nowhere for now. Lifts a suspension.
+    pub fn set_leader(&self, handle: u64, node_id: i32, leader_epoch: i32) {
+        self.shared.table().set_leader(handle, node_id, leader_epoch);
+    }
+
+    /// Fetches from `offset` on, in a new epoch, which is returned; None for an unknown handle. -1: no position.
+    pub fn seek(&self, handle: u64, offset: i64, last_leader_epoch: i32) -> Option<u64> {
+        self.shared.table().seek(handle, offset, last_leader_epoch)
+    }
+
+    /// The partition's epoch.
+    pub fn epoch(&self, handle: u64) -> Option<u64> {
+        self.shared.table().partitions.get(&handle).map(|partition| partition.epoch)
+    }
+
+    /// (offset of the next record that `poll` returns, leader epoch of the last one or -1).
+    pub fn position(&self, handle: u64) -> Option<(i64, i32)> {
+        let table = self.shared.table();
+        let partition = table.partitions.get(&handle).filter(|p| p.consumed_offset >= 0)?;
+        Some((partition.consumed_offset, partition.consumed_epoch))
+    }
+
+    /// (high watermark, last stable offset, log start offset) of the last answer; -1 where not known.
+    pub fn marks(&self, handle: u64) -> Option<(i64, i64, i64)> {
+        let table = self.shared.table();
+        let p = table.partitions.get(&handle)?;
+        Some((p.high_watermark, p.last_stable_offset, p.log_start_offset))
+    }
+
+    /// Stops returning and fetching.
+    pub fn pause(&self, handles: &[u64]) {
+        self.shared.table().pause(handles);
+    }
+
+    /// Goes on after `pause`.
+    pub fn resume(&self, handles: &[u64]) {
+        let mut table = self.shared.table();
+        table.resume(handles);
+        self.shared.wake_poll(table);
+    }
+
+    /// Ends a partition with a failure behind what is buffered.
+    pub fn fail(&self, handle: u64, failure: Failure) {
+        let mut table = self.shared.table();
+        table.fail(handle, failure);
+        self.shared.wake_poll(table);
+    }
+
+    /// Runs the fetch loop of a node on its connection. `version` above what is known here is lowered.
+    ///
+    /// # Errors
+    /// A version below the oldest known one.
+    pub fn attach(&self, node_id: i32, connection: &Connection, version: i16) -> Result<(), String> {
+        if version < MIN_VERSION {
+            return Err(format!("Fetch version {version}; {MIN_VERSION} to {MAX_VERSION} are known"));
+        }
+        let signal = connection.signal();
+        let mut table = self.shared.table();
+        let rider = table.number();
+        let node = table.nodes.entry(node_id).or_default();
+        node.rests = false;
+        node.seat = Some(Seat { rider, signal: Arc::clone(&signal) });
+        drop(table);
+        self.shared.loops.fetch_add(1, Ordering::Relaxed);
+        let version = version.min(MAX_VERSION);
+        let shared = Arc::clone(&self.shared);
+        let id = connection.id();
+        connection.board(Box::new(FetchLoop::new(shared, rider, node_id, id, version, signal)));
+        Ok(())
+    }
+
+    /// Ends the fetch loop of a node. What it has fetched and not pushed will be fetched again.
+    pub fn detach(&self, node_id: i32) {
+        let mut table = self.shared.table();
+        let seat = table.nodes.get_mut(&node_id).and_then(|node| node.seat.take());
+        drop(table);
+        if let Some(seat) = seat {
+            seat.signal.notify();
+        }
+    }
+
+    /// What is there, without waiting; up to `max_records`.
+    pub fn try_poll(&self, max_records: usize) -> Polled {
+        let mut table = self.shared.table();
+        if table.closed {
+            return Polled::Closed;
+        }
+        if std::mem::take(&mut table.woken) {
+            return Polled::Woken;
+        }
+        match table.drain(max_records) {
+            Drained::Records(taken) if taken.is_empty() => {
+                table.poll_waits = true;
+                Polled::Nothing
+            }
+            Drained::Records(taken) => Polled::Records(taken),
+            Drained::Failure(context, failure) => Polled::Failure(context, failure),
+        }
+    }
+
+    /// Waits until `try_poll` may find something.
+    ///
+    /// # Errors
+    /// `Errno::INTR` when a signal of the operating system arrived.
+    pub fn wait(&self, timeout: Duration) -> Result<(), Errno> {
+        if self.shared.ready.wait(Some(timeout))? {
+            self.shared.ready.clear();
+        }
+        Ok(())
+    }
+
+    /// Takes note that the user polls.
+    pub fn poll_entered(&self) {
+        add(&self.shared.stats.polls, 1);
+        self.last_poll_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    /// Milliseconds since `poll_entered`, or since the fetcher was made.
+    pub fn since_last_poll_ms(&self) -> u64 {
+        self.now_ms().saturating_sub(self.last_poll_ms.load(Ordering::Relaxed))
+    }
+
+    /// Makes the present or the next poll return at once.
+    pub fn wake(&self) {
+        let mut table = self.shared.table();
+        table.woken = true;
+        self.shared.wake_poll(table);
+    }
+
+    /// Bytes and records that wait for `poll`, without those of paused partitions.
+    pub fn buffered(&self) -> (usize, usize) {
+        let table = self.shared.table();
+        (table.buffer.bytes(), table.buffer.records())
+    }
+
+    /// The counters.
+    pub fn stats(&self) -> &Stats {
+        &self.shared.stats
+    }
+
+    /// Ends all loops and forgets what is buffered; idempotent. Connections stay open.
+    pub fn close(&self) {
+        let mut table = self.shared.table();
+        table.closed = true;
+        table.buffer.clear();
+        table.partitions.clear();
+        table.wake_all();
+        table.nodes.clear();
+        self.shared.wake_poll(table);
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Drop for Fetcher {
+    fn drop(&mut self) {
+        if self.process_id == std::process::id() {
+            self.close();
+        }
+    }
+}
