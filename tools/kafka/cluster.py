@@ -32,6 +32,24 @@ STOP_TIMEOUT_S = 20.0
 # restart, nobody's connection may take its port by chance.
 PORTS = range(10_000, 32_000)
 
+FOR_TESTS: dict[str, object] = {
+    # No waiting for further members: a test knows its own.
+    "group.initial.rebalance.delay.ms": 0,
+    # Tests of failing members need not wait for the defaults of production.
+    "group.min.session.timeout.ms": 100,
+    "group.consumer.min.session.timeout.ms": 1_000,
+    "group.consumer.min.heartbeat.interval.ms": 100,
+    # A broker that was killed may register again once its session is over.
+    "broker.session.timeout.ms": 3_000,
+    "broker.heartbeat.interval.ms": 500,
+    # Retention, compaction and transactions that time out are looked at often.
+    "log.retention.check.interval.ms": 500,
+    "log.cleaner.backoff.ms": 500,
+    "log.segment.delete.delay.ms": 500,
+    "log.initial.task.delay.ms": 500,
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": 500,
+}
+
 _taken_ports: set[int] = set()
 
 
@@ -334,20 +352,6 @@ class KafkaCluster:
             "share.coordinator.state.topic.replication.factor": copies,
             "share.coordinator.state.topic.min.isr": 1,
             "share.coordinator.state.topic.num.partitions": 4,
-            # No waiting for further members: a test knows its own.
-            "group.initial.rebalance.delay.ms": 0,
-            # Tests of failing members need not wait for the defaults of production.
-            "group.min.session.timeout.ms": 100,
-            "group.consumer.min.session.timeout.ms": 1_000,
-            "group.consumer.min.heartbeat.interval.ms": 100,
-            # A broker that was killed may register again once its session is over.
-            "broker.session.timeout.ms": 3_000,
-            "broker.heartbeat.interval.ms": 500,
-            # Retention, compaction and transactions that time out are looked at often.
-            "log.retention.check.interval.ms": 500,
-            "log.cleaner.backoff.ms": 500,
-            "log.segment.delete.delay.ms": 500,
-            "log.initial.task.delay.ms": 500,
-            "transaction.abort.timed.out.transaction.cleanup.interval.ms": 500,
+            **FOR_TESTS,
             **self.config,
         }
