@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import struct
 from typing import Any
 
 import pytest
@@ -438,6 +439,17 @@ def test_offsets_of_a_transaction_count_when_it_commits() -> None:
     world.send(lambda token: EndTransaction(token, "g", 8, False))
     assert world.group.offsets[T0].offset == 5
     assert world.group.pending_offsets == {}
+
+
+def test_offsets_of_topics_that_nobody_reads_are_deleted_while_there_are_members() -> None:
+    world = World()
+    subscription = struct.pack(">hih", 0, 1, 5) + b"other" + struct.pack(">i", -1)
+    (only,) = world.stable(1, protocols=(("range", subscription),))
+    world.commit(1, only, 1)
+    other = TopicPartition("other", 0)
+    codes = world.answers[world.send(lambda token: DeleteOffsets(token, "g", (T0, other)))].partitions
+    assert codes == {T0: Code.NONE, other: Code.GROUP_SUBSCRIBED_TO_TOPIC}
+    assert world.group.offsets == {}
 
 
 def test_groups_and_offsets_are_deleted_only_without_members() -> None:

@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.devbroker import batches
-from penstock.devbroker.cluster import Cluster, OffsetStore
+from penstock.devbroker.cluster import Cluster
 from penstock.devbroker.codes import Code, RequestRefused
 from penstock.devbroker.log import PartitionLog
 from penstock.devbroker.options import BrokerOptions
 from penstock.devbroker.storage import FileSegment, FileStorage, Journal, MemorySegment, MemoryStorage
+from penstock.devbroker.stores import OffsetStore, StoredGroup
 from penstock.types import OffsetAndMetadata, TopicPartition
 
 NOW_MS = 1_000_000
@@ -382,7 +383,9 @@ def test_topics_ids_and_offsets_survive_on_either_storage(tmp_path: Path) -> Non
         assert [(log.start_offset, log.end_offset) for log in topic.partitions] == [(0, 2), (1, 2), (0, 0)]
         assert topic.partitions[2].max_batch_bytes == 500
         assert again.new_producer_id() not in producer_ids
-        assert offsets.live == {"g": {TopicPartition("kept", 0): OffsetAndMetadata(2, "note", 0)}}
+        assert offsets.live == {
+            "g": StoredGroup({TopicPartition("kept", 0): OffsetAndMetadata(2, "note", 0)})
+        }
         offsets.close()
         again.close()
 

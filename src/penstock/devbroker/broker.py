@@ -11,11 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from .cluster import Cluster, OffsetStore
-from .coordinator import Coordinator
+from .cluster import Cluster
+from .coordinator import Coordinator, TransactionCoordinator
 from .options import BrokerOptions
 from .server import Connection, Handler, Server
 from .storage import FileStorage, MemoryStorage, Storage
+from .stores import OffsetStore, TransactionStore
 
 log = logging.getLogger("penstock.devbroker")
 T = TypeVar("T")
@@ -214,7 +215,8 @@ class DevBroker:
         cluster = Cluster(storage, self._options)
         groups = Coordinator(OffsetStore(storage), self._options)
         cluster.on_topic_deleted = groups.topic_deleted
-        server = Server(cluster, groups, self._interceptors)
+        transactions = TransactionCoordinator(TransactionStore(storage), cluster, groups)
+        server = Server(cluster, groups, transactions, self._interceptors)
         self._loop, self._server, self._stopping = asyncio.get_running_loop(), server, asyncio.Event()
         try:
             listener = await self._loop.create_server(
@@ -234,6 +236,7 @@ class DevBroker:
             for connection in tuple(server.connections):
                 connection.close("the broker stops")
         finally:
+            transactions.close()
             groups.close()
             cluster.close()
 

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from penstock.types import OffsetAndMetadata, TopicPartition
-
 from .codes import Code, RequestRefused
 from .log import PartitionLog
 from .options import TOPIC_SETTINGS, BrokerOptions, check_topic_config
@@ -23,9 +21,6 @@ NODE_ID = 1
 LEGAL_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 MAX_PARTITIONS = 10_000
 PRODUCER_ID_BLOCK = 1000  # ids are journalled by the block, as Kafka's controller hands them out (KIP-730)
-OFFSETS_COMPACT_FROM = 20_000
-
-StoredOffsets = Mapping[TopicPartition, OffsetAndMetadata | None]
 
 
 @dataclass(slots=True)
@@ -156,9 +151,6 @@ class Cluster:
         self._next_producer_id += 1
         return self._next_producer_id - 1
 
-    def journal(self, name: str) -> Journal:
-        return self._storage.journal(name)
-
     def close(self) -> None:
         for topic in self.topics.values():
             for partition in topic.partitions:
@@ -229,60 +221,3 @@ class Cluster:
             for partition in topic.partitions:
                 if cut := partition.recover():
                     log.warning("%s had a torn end: %d bytes were cut off", partition.name, cut)
-
-
-class OffsetStore:
-    """Committed offsets, journalled. The machine of groups decides; this only remembers."""
-
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
-        journal = storage.journal("offsets")
-        entries, cut = journal.load()
-        journal.close()
-        if cut:
-            log.warning("the journal of offsets had a torn end: %d bytes were cut off", cut)
-        self.live: dict[str, dict[TopicPartition, OffsetAndMetadata]] = {}
-        for entry in entries:
-            self._apply(entry)
-        self._journal = storage.rewrite("offsets", self._entries())
-
-    def store(self, group_id: str, offsets: StoredOffsets) -> None:
-        rows: list[list[Any]] = []
-        for (topic, partition), value in offsets.items():
-            if value is None:
-                rows.append([topic, partition])
-            else:
-                rows.append([topic, partition, value.offset, value.metadata, value.leader_epoch])
-        self._write({"group": group_id, "offsets": rows})
-
-    def forget(self, group_id: str) -> None:
-        self._write({"group": group_id, "gone": True})
-
-    def _write(self, entry: dict[str, Any]) -> None:
-        self._journal.append(entry)
-        self._apply(entry)
-        if self._journal.entries > OFFSETS_COMPACT_FROM + 10 * len(self.live):
-            self._journal.close()
-            self._journal = self._storage.rewrite("offsets", self._entries())
-
-    def _apply(self, entry: dict[str, Any]) -> None:
-        if entry.get("gone"):
-            self.live.pop(entry["group"], None)
-            return
-        offsets = self.live.setdefault(entry["group"], {})
-        for topic, partition, *value in entry["offsets"]:
-            if value:
-                offsets[TopicPartition(topic, partition)] = OffsetAndMetadata(*value)
-            else:
-                offsets.pop(TopicPartition(topic, partition), None)
-
-    def _entries(self) -> Iterator[dict[str, Any]]:
-        for group_id, offsets in self.live.items():
-            rows = [
-                [topic, partition, value.offset, value.metadata, value.leader_epoch]
-                for (topic, partition), value in offsets.items()
-            ]
-            yield {"group": group_id, "offsets": rows}
-
-    def close(self) -> None:
-        self._journal.close()

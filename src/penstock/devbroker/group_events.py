@@ -172,10 +172,23 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class StoreOffsets:
-    """Make these durable before the replies that follow; None means the offset is gone."""
+    """Make these durable before the replies that follow; None means the offset is gone.
+
+    With a producer id they wait for the end of its transaction, and do not count yet.
+    """
 
     group_id: str
     offsets: Mapping[TopicPartition, OffsetAndMetadata | None]
+    producer_id: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class StoreDecision:
+    """The offsets that wait for this producer's transaction count from now on, or are dropped; make that durable."""
+
+    group_id: str
+    producer_id: int
+    commit: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,4 +198,4 @@ class StoreDeletion:
     group_id: str
 
 
-Effect = Reply | StoreOffsets | StoreDeletion
+Effect = Reply | StoreOffsets | StoreDecision | StoreDeletion

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -13,6 +14,23 @@ from .group_events import Effect, GroupState, Joined, JoinGroup, Reply, Synced, 
 NEW_MEMBER_JOIN_TIMEOUT_MS = (
     300_000  # a member that waits in its first join cannot heartbeat; Kafka gives it this
 )
+
+
+def subscribed_topics(metadata: bytes) -> set[str] | None:
+    """The topics of a consumer's subscription, which every version starts with; None if the bytes are something else."""
+    try:
+        _, count = struct.unpack_from(">hi", metadata)
+        position, topics = 6, set()
+        for _ in range(count):
+            (length,) = struct.unpack_from(">h", metadata, position)
+            position += 2
+            if length < 0 or position + length > len(metadata):
+                return None
+            topics.add(metadata[position : position + length].decode())
+            position += length
+    except (struct.error, UnicodeDecodeError):
+        return None
+    return topics
 
 
 @dataclass(slots=True)
@@ -91,6 +109,15 @@ class Group:
         common = set.intersection(*({name for name, _ in member.protocols} for member in members))
         votes = Counter(next(name for name, _ in member.protocols if name in common) for member in members)
         return max((name for name, _ in members[0].protocols if name in common), key=lambda name: votes[name])
+
+    def subscribes_to(self, topic: str) -> bool:
+        """Whether a consumer group's members read this topic, by their subscriptions (ConsumerProtocolSubscription)."""
+        for member in self.members.values():
+            for _, metadata in member.protocols[:1]:
+                topics = subscribed_topics(metadata)
+                if topics is None or topic in topics:
+                    return True
+        return False
 
     # ------------------------------------------------------------------ times
     @property

@@ -31,6 +31,7 @@ from .group_events import (
     LeaveGroup,
     Left,
     Reply,
+    StoreDecision,
     StoreDeletion,
     StoreOffsets,
     Synced,
@@ -65,9 +66,15 @@ class GroupCoordinator:
         self._new_member_id = new_member_id
         self._limits = limits or GroupLimits()
 
-    def restore(self, group_id: str, offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
-        """Offsets of an earlier life, before the first event."""
-        self.groups[group_id] = Group(group_id, offsets=dict(offsets))
+    def restore(
+        self,
+        group_id: str,
+        offsets: dict[TopicPartition, OffsetAndMetadata],
+        pending: dict[int, dict[TopicPartition, OffsetAndMetadata]],
+    ) -> None:
+        """Offsets of an earlier life, before the first event; the pending ones by producer id."""
+        waiting = {producer_id: dict(each) for producer_id, each in pending.items()}
+        self.groups[group_id] = Group(group_id, offsets=dict(offsets), pending_offsets=waiting)
 
     def next_deadline_ms(self) -> int | None:
         deadlines = (group.next_deadline_ms() for group in self.groups.values())
@@ -402,7 +409,7 @@ class GroupCoordinator:
         reply = Reply(event.token, Answered(Code.NONE, codes))
         if event.producer_id >= 0:
             group.pending_offsets.setdefault(event.producer_id, {}).update(accepted)
-            return [reply]
+            return [StoreOffsets(group.group_id, accepted, event.producer_id), reply]
         group.offsets.update(accepted)
         return [StoreOffsets(group.group_id, accepted), reply] if accepted else [reply]
 
@@ -428,10 +435,11 @@ class GroupCoordinator:
         group = self.groups.get(event.group_id)
         offsets = group.pending_offsets.pop(event.producer_id, {}) if group is not None else {}
         reply = Reply(event.token, Answered(Code.NONE))
-        if group is None or not offsets or not event.commit:
+        if group is None or not offsets:
             return [reply]
-        group.offsets.update(offsets)
-        return [StoreOffsets(group.group_id, offsets), reply]
+        if event.commit:
+            group.offsets.update(offsets)
+        return [StoreDecision(group.group_id, event.producer_id, event.commit), reply]
 
     def _delete_group(self, event: DeleteGroup) -> list[Effect]:
         group = self.groups.get(event.group_id)
@@ -447,15 +455,19 @@ class GroupCoordinator:
         group = self.groups.get(event.group_id)
         if group is None:
             return [Reply(event.token, Answered(Code.GROUP_ID_NOT_FOUND))]
-        if group.state is not EMPTY:
-            # Which topics members subscribe to stands in their opaque metadata: refuse rather than guess.
-            codes = dict.fromkeys(event.partitions, Code.GROUP_SUBSCRIBED_TO_TOPIC)
-            return [Reply(event.token, Answered(Code.NONE, codes))]
+        if group.members and group.protocol_type != "consumer":
+            return [
+                Reply(event.token, Answered(Code.NON_EMPTY_GROUP))
+            ]  # its members' metadata is not ours to read
+        codes = {
+            each: Code.GROUP_SUBSCRIBED_TO_TOPIC if group.subscribes_to(each.topic) else Code.NONE
+            for each in event.partitions
+        }
         gone: dict[TopicPartition, OffsetAndMetadata | None] = {}
-        for partition in event.partitions:
-            if group.offsets.pop(partition, None) is not None:
+        for partition, code in codes.items():
+            if code is Code.NONE and group.offsets.pop(partition, None) is not None:
                 gone[partition] = None
-        reply = Reply(event.token, Answered(Code.NONE, dict.fromkeys(event.partitions, Code.NONE)))
+        reply = Reply(event.token, Answered(Code.NONE, codes))
         return [StoreOffsets(group.group_id, gone), reply] if gone else [reply]
 
     def _topic_deleted(self, event: TopicDeleted) -> list[Effect]:
@@ -465,9 +477,12 @@ class GroupCoordinator:
             gone = {partition: None for partition in group.offsets if partition.topic == event.topic}
             for partition in gone:
                 del group.offsets[partition]
-            for offsets in group.pending_offsets.values():
-                for partition in [each for each in offsets if each.topic == event.topic]:
-                    del offsets[partition]
             if gone:
                 effects.append(StoreOffsets(group.group_id, gone))
+            for producer_id, offsets in group.pending_offsets.items():
+                void = {partition: None for partition in offsets if partition.topic == event.topic}
+                for partition in void:
+                    del offsets[partition]
+                if void:
+                    effects.append(StoreOffsets(group.group_id, void, producer_id))
         return [*effects, Reply(event.token, Answered(Code.NONE))]

@@ -97,6 +97,11 @@ class PartitionLog:
         first = self._first_batch()
         return self._segment.size - self._starts[first] if first < len(self._starts) else 0
 
+    def has_open(self, producer_id: int) -> bool:
+        """Whether this producer has a transaction here that no marker has ended."""
+        state = self._producers.get(producer_id)
+        return state is not None and state.open_since >= 0
+
     def aborted_in(self, start: int, end: int) -> list[AbortedTransaction]:
         """Aborted transactions with records in [start, end), as a read_committed reader must know them."""
         return [each for each in self._aborted if each.last_offset >= start and each.first_offset < end]

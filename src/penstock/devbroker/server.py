@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .apis import APIS, Api, Call
 from .cluster import Cluster
 from .codes import Code
-from .coordinator import Coordinator
+from .coordinator import Coordinator, TransactionCoordinator
 
 if TYPE_CHECKING:
     from .wire import Request
@@ -151,10 +151,15 @@ class Server:
     """Decodes, lets interceptors have their say, calls the handler of the API, encodes."""
 
     def __init__(
-        self, cluster: Cluster, groups: Coordinator, interceptors: Mapping[int, list[Handler]]
+        self,
+        cluster: Cluster,
+        groups: Coordinator,
+        transactions: TransactionCoordinator,
+        interceptors: Mapping[int, list[Handler]],
     ) -> None:
         self.cluster = cluster
         self.groups = groups
+        self.transactions = transactions
         self.connections: set[Connection] = set()
         self.advertised: tuple[str, int] = ("127.0.0.1", 0)
         self.max_frame_bytes = cluster.options.number("socket.request.max.bytes")

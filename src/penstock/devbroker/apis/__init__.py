@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from penstock.devbroker.cluster import Cluster
-    from penstock.devbroker.coordinator import Coordinator
+    from penstock.devbroker.coordinator import Coordinator, TransactionCoordinator
     from penstock.devbroker.server import Connection, Server
     from penstock.devbroker.wire import Request
 
@@ -45,6 +45,10 @@ class Call:
     @property
     def groups(self) -> Coordinator:
         return self.server.groups
+
+    @property
+    def transactions(self) -> TransactionCoordinator:
+        return self.server.transactions
 
 
 class Api(NamedTuple):
@@ -83,6 +87,12 @@ APIS: dict[int, Api] = {
         Api(21, "delete_records", 0, 2),
         Api(22, "init_producer_id", 0, 5),
         Api(23, "offset_for_leader_epoch", 2, 4),
+        # From version 4 on AddPartitionsToTxn is for brokers (KIP-890); EndTxn 5 and TxnOffsetCommit 5 belong to the
+        # feature transaction.version 2, which this broker does not announce.
+        Api(24, "add_partitions_to_txn", 0, 3),
+        Api(25, "add_offsets_to_txn", 0, 4),
+        Api(26, "end_txn", 0, 4),
+        Api(28, "txn_offset_commit", 0, 4),
         Api(32, "describe_configs", 1, 4),
         Api(37, "create_partitions", 0, 3),
         Api(42, "delete_groups", 0, 2),

@@ -9,6 +9,7 @@ from typing import Any
 from penstock.devbroker import batches
 from penstock.devbroker.codes import Code, RequestRefused
 from penstock.devbroker.wire import refused_topics, topic_key
+from penstock.types import TopicPartition
 
 from . import Call, Fields
 
@@ -42,11 +43,11 @@ def handle(call: Call) -> Fields | None:
 def store(call: Call, topic: Any, partition: Any, now_ms: int) -> Fields:
     index, data = partition.index, partition.records
     try:
-        target = call.cluster.log(call.cluster.named(topic), index)
+        found = call.cluster.named(topic)
+        target = call.cluster.log(found, index)
         if not data:
             raise RequestRefused(Code.INVALID_RECORD, "no record batch")
-        if call.version < 7 and len(data) >= batches.HEADER_BYTES and batches.read_header(data).codec == ZSTD:
-            raise RequestRefused(Code.UNSUPPORTED_COMPRESSION_TYPE, "zstd needs Produce version 7 (KIP-110)")
+        check_request(call, TopicPartition(found.name, index), data)
         appended = target.append(data, now_ms)
     except RequestRefused as error:
         log.info("produce to partition %d of %s refused: %s", index, topic_key(topic), error.message)
@@ -62,6 +63,22 @@ def store(call: Call, topic: Any, partition: Any, now_ms: int) -> Fields:
         "log_append_time": appended.timestamp,
         "log_start_offset": target.start_offset,
     }
+
+
+def check_request(call: Call, partition: TopicPartition, data: bytes) -> None:
+    """What depends on more than the log: the request's version, and the transaction. Raises RequestRefused."""
+    if len(data) < batches.HEADER_BYTES:
+        return  # the log says what is wrong with it
+    header = batches.read_header(data)
+    if call.version < 7 and header.codec == ZSTD:
+        raise RequestRefused(Code.UNSUPPORTED_COMPRESSION_TYPE, "zstd needs Produce version 7 (KIP-110)")
+    if header.is_transactional:
+        code = call.transactions.machine.may_write(header.producer_id, header.producer_epoch, partition)
+        if code is not Code.NONE:
+            raise RequestRefused(
+                code,
+                f"producer {header.producer_id} epoch {header.producer_epoch} has no open transaction with {partition}",
+            )
 
 
 def refuse(body: Any, code: int) -> Fields:

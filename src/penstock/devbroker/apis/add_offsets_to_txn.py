@@ -1,0 +1,23 @@
+"""AddOffsetsToTxn (key 25): the transaction will commit offsets of this group (KIP-98)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from penstock.devbroker.codes import Code
+
+from . import Call, Fields
+
+
+def handle(call: Call) -> Fields:
+    body = call.body
+    code = call.transactions.add(
+        body.transactional_id, body.producer_id, body.producer_epoch, group_id=body.group_id
+    )
+    if code is Code.PRODUCER_FENCED and call.version < 2:
+        code = Code.INVALID_PRODUCER_EPOCH  # the newer code came with version 2 (KIP-588)
+    return {"error_code": code}
+
+
+def refuse(body: Any, code: int) -> Fields:
+    return {"error_code": code}
