@@ -12,7 +12,7 @@ import typer
 
 from ..errors import CommitFailedError, IllegalStateError
 from ..types import TopicPartition
-from .options import DEFAULT_BOOTSTRAP, Bootstrap, Extra, client_config
+from .options import DEFAULT_BOOTSTRAP, Bootstrap, Extra, client_config, patience
 from .running import command, fail, reader_is_gone, warn
 from .start import Start, StartKind, parse_start, start_offsets
 
@@ -92,7 +92,7 @@ def consume(
     config = client_config(bootstrap_servers, extra, enable_auto_commit=False, auto_offset_reset=reset)
     if group is not None:
         config["group.id"] = group
-    with KafkaConsumer(**config) as consumer:
+    with KafkaConsumer(**patience(config)) as consumer:
         if group is not None:
             consumer.subscribe([topic])
         else:

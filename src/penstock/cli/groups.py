@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..types import OffsetAndMetadata, TopicPartition
-from .options import DEFAULT_BOOTSTRAP, Bootstrap, Extra, client_config
+from .options import DEFAULT_BOOTSTRAP, Bootstrap, Extra, client_config, patience
 from .output import table
 from .running import command, fail
 from .start import parse_start, start_offsets
@@ -122,7 +122,7 @@ def reset_group(
         wanted = set(partition) if partition else known
         if not wanted <= known:
             fail(f"topic {topic!r} has no partition {', '.join(map(str, sorted(wanted - known)))}")
-        with KafkaConsumer(**client_config(bootstrap_servers, extra)) as consumer:
+        with KafkaConsumer(**patience(client_config(bootstrap_servers, extra))) as consumer:
             targets = start_offsets(
                 consumer, [TopicPartition(topic, number) for number in sorted(wanted)], place
             )
@@ -139,7 +139,7 @@ def reset_group(
 @groups.command("delete")
 @command
 def delete_groups(
-    names: Annotated[list[str], typer.Argument(metavar="GROUP...", show_default=False)],
+    names: Annotated[list[str], typer.Argument(metavar="GROUP", show_default=False)],
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
     bootstrap_servers: Bootstrap = DEFAULT_BOOTSTRAP,
     extra: Extra = None,

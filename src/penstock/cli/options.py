@@ -27,7 +27,8 @@ Extra = Annotated[
 
 DEFAULT_BOOTSTRAP = "localhost:9092"
 
-_OWN_DEFAULTS = {"client.id": "penstock-cli"}
+# Someone waits at the terminal: an answer, or a refusal, comes sooner than Kafka's minute.
+IMPATIENT = {"default.api.timeout.ms": 15_000, "request.timeout.ms": 10_000}
 
 
 def pairs(given: list[str] | None, option: str) -> dict[str, str]:
@@ -43,7 +44,12 @@ def pairs(given: list[str] | None, option: str) -> dict[str, str]:
 
 def client_config(bootstrap_servers: str, extra: list[str] | None, **own: Any) -> dict[str, Any]:
     """The keywords for a client. `own` are the command's options in snake_case; what the user gives with -X wins."""
-    config: dict[str, Any] = {"bootstrap.servers": bootstrap_servers, **_OWN_DEFAULTS}
+    config: dict[str, Any] = {"bootstrap.servers": bootstrap_servers, "client.id": "penstock-cli"}
     config.update({name.replace("_", "."): value for name, value in own.items()})
     config.update({name.replace("_", "."): value for name, value in pairs(extra, "-X").items()})
     return config
+
+
+def patience(config: dict[str, Any]) -> dict[str, Any]:
+    """The same for an Admin or a consumer, which gives up early unless the user said how long to try."""
+    return config if IMPATIENT.keys() & config.keys() else {**IMPATIENT, **config}

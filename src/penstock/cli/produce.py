@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..producer import KafkaProducer
 
 BATCH_BYTES = 131_072
+MAX_BLOCK_MS = 15_000
 PROGRESS_RECORDS = 500
 PACE_S = 0.005
 
@@ -90,7 +91,11 @@ def produce(
     from ..producer import KafkaProducer
 
     config = client_config(
-        bootstrap_servers, extra, batch_size=BATCH_BYTES, compression_type=compression.value
+        bootstrap_servers,
+        extra,
+        batch_size=BATCH_BYTES,
+        compression_type=compression.value,
+        max_block_ms=MAX_BLOCK_MS,
     )
     deliveries = Deliveries()
     started = time.monotonic()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..types import TopicPartition
-from .options import DEFAULT_BOOTSTRAP, Bootstrap, Extra, client_config, pairs
+from .options import DEFAULT_BOOTSTRAP, Bootstrap, Extra, client_config, pairs, patience
 from .output import table
 from .running import command
 
@@ -19,14 +19,14 @@ topics = typer.Typer(
     no_args_is_help=True, help="List, create, describe and delete topics.", rich_markup_mode="rich"
 )
 
-Names = Annotated[list[str], typer.Argument(metavar="TOPIC...", show_default=False)]
+Names = Annotated[list[str], typer.Argument(metavar="TOPIC", show_default=False)]
 
 
 def admin_client(bootstrap_servers: str, extra: list[str] | None) -> Admin:
     """An Admin from the options that every command has."""
     from ..admin import Admin
 
-    return Admin(**client_config(bootstrap_servers, extra))
+    return Admin(**patience(client_config(bootstrap_servers, extra)))
 
 
 @topics.command("list")
@@ -51,11 +51,13 @@ def list_topics(
 def create_topics(
     names: Names,
     partitions: Annotated[
-        int, typer.Option("-p", "--partitions", min=1, help="Partitions.", show_default="the cluster's")
-    ] = -1,
+        int | None,
+        typer.Option("-p", "--partitions", min=1, help="Partitions.", show_default="the cluster's"),
+    ] = None,
     replication_factor: Annotated[
-        int, typer.Option("-r", "--replication-factor", min=1, help="Replicas.", show_default="the cluster's")
-    ] = -1,
+        int | None,
+        typer.Option("-r", "--replication-factor", min=1, help="Replicas.", show_default="the cluster's"),
+    ] = None,
     config: Annotated[
         list[str] | None, typer.Option("-c", "--config", metavar="NAME=VALUE", help="An option of the topic.")
     ] = None,
@@ -76,7 +78,9 @@ def create_topics(
         existing = set(admin.describe_topics()) if if_not_exists else set()
         wanted = [name for name in names if name not in existing]
         if wanted:
-            admin.create_topics([NewTopic(name, partitions, replication_factor, configs) for name in wanted])
+            admin.create_topics(
+                [NewTopic(name, partitions or -1, replication_factor or -1, configs) for name in wanted]
+            )
 
 
 @topics.command("describe")
