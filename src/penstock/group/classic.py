@@ -8,10 +8,10 @@ Source: AbstractCoordinator and ConsumerCoordinator of Apache Kafka's Java clien
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from enum import Enum, auto
 from typing import Final
 
-from ..protocol import error_name, is_retriable
+from ..errors import ProtocolError
+from ..protocol import is_retriable
 from ..types import TopicPartition
 from .assignors import Assignor
 from .messages import (
@@ -28,7 +28,6 @@ from .messages import (
     FindCoordinator,
     HeartbeatAnswered,
     JoinAnswered,
-    JoinedMember,
     Leave,
     LeaveAnswered,
     Left,
@@ -59,112 +58,13 @@ from .protocol import (
     encode_assignment,
     encode_subscription,
 )
+from .states import HEARTBEATING, TRANSITIONS, State
 
 _LOAD_IN_PROGRESS, _NOT_AVAILABLE, _NOT_COORDINATOR = 14, 15, 16
 _ILLEGAL_GENERATION, _UNKNOWN_MEMBER_ID, _REBALANCE_IN_PROGRESS = 22, 25, 27
 _MEMBER_ID_REQUIRED, _FENCED_INSTANCE_ID = 79, 82
-
-
-class State(Enum):
-    """Where a membership stands."""
-
-    UNSUBSCRIBED = auto()
-    """At first, and after Left. No heartbeats, no callbacks. Subscribe leads out."""
-    FINDING = auto()
-    """It wants to join and does not know the coordinator. No heartbeats: the membership, if there was one, is being renewed."""
-    PREPARING = auto()
-    """on_partitions_revoked or on_partitions_lost runs, in the user's next poll(), before the join. Heartbeats flow after a
-    revocation was asked for, since the membership is alive and the user may take long; not after a loss."""
-    JOINING = auto()
-    """JoinGroup is in flight; the coordinator holds it until all members have joined. No heartbeats: the join stands for them."""
-    COUNTING = auto()
-    """This member leads the group and learns how many partitions there are. No heartbeats; it is short."""
-    SYNCING = auto()
-    """SyncGroup is in flight. No heartbeats, as in JOINING."""
-    ASSIGNING = auto()
-    """The assignment is here and on_partitions_assigned runs, in the user's next poll(). Heartbeats flow."""
-    STABLE = auto()
-    """Partitions are read. Heartbeats flow."""
-    BACKING_OFF = auto()
-    """A join or a search failed and is tried again when its time has come. No heartbeats."""
-    EXPIRED = auto()
-    """The user has not polled for max.poll.interval.ms; the group was left without partitions to lose. The next poll joins."""
-    LEAVING = auto()
-    """LeaveGroup is in flight. No heartbeats, no callbacks: the listener was called before."""
-    FAILED = auto()
-    """The coordinator refuses this member in a way that no retry mends; poll() has raised it. The next poll tries again."""
-
-
-TRANSITIONS: Final[dict[State, frozenset[State]]] = {
-    State.UNSUBSCRIBED: frozenset({State.FINDING, State.JOINING}),
-    State.FINDING: frozenset(
-        {State.JOINING, State.BACKING_OFF, State.LEAVING, State.UNSUBSCRIBED, State.EXPIRED}
-    ),
-    State.PREPARING: frozenset(
-        {State.PREPARING, State.JOINING, State.FINDING, State.LEAVING, State.UNSUBSCRIBED, State.FAILED}
-    ),
-    State.JOINING: frozenset(
-        {
-            State.JOINING,
-            State.COUNTING,
-            State.SYNCING,
-            State.FINDING,
-            State.BACKING_OFF,
-            State.FAILED,
-            State.LEAVING,
-            State.UNSUBSCRIBED,
-            State.EXPIRED,
-        }
-    ),
-    State.COUNTING: frozenset(
-        {State.SYNCING, State.LEAVING, State.UNSUBSCRIBED, State.EXPIRED, State.JOINING, State.FAILED}
-    ),
-    State.SYNCING: frozenset(
-        {
-            State.ASSIGNING,
-            State.STABLE,
-            State.JOINING,
-            State.FINDING,
-            State.BACKING_OFF,
-            State.FAILED,
-            State.LEAVING,
-            State.UNSUBSCRIBED,
-            State.EXPIRED,
-        }
-    ),
-    State.ASSIGNING: frozenset(
-        {
-            State.STABLE,
-            State.PREPARING,
-            State.LEAVING,
-            State.UNSUBSCRIBED,
-            State.FAILED,
-            State.JOINING,
-            State.FINDING,
-        }
-    ),
-    State.STABLE: frozenset(
-        {
-            State.PREPARING,
-            State.JOINING,
-            State.FINDING,
-            State.LEAVING,
-            State.UNSUBSCRIBED,
-            State.EXPIRED,
-            State.FAILED,
-        }
-    ),
-    State.BACKING_OFF: frozenset(
-        {State.JOINING, State.FINDING, State.LEAVING, State.UNSUBSCRIBED, State.EXPIRED}
-    ),
-    State.EXPIRED: frozenset({State.JOINING, State.FINDING, State.LEAVING, State.UNSUBSCRIBED}),
-    State.LEAVING: frozenset({State.UNSUBSCRIBED}),
-    State.FAILED: frozenset({State.JOINING, State.FINDING, State.LEAVING, State.UNSUBSCRIBED}),
-}
-"""Which state may follow which. A step that is not listed raises: it is a mistake of this machine, not of its peer."""
-
-_HEARTBEATING: Final = frozenset({State.STABLE, State.ASSIGNING, State.PREPARING})
-_MEMBER: Final = frozenset({State.STABLE, State.ASSIGNING})
+_INCONSISTENT_GROUP_PROTOCOL = 23
+_LEAVE_TRIES = 3
 
 
 class ClassicMember:
@@ -202,7 +102,7 @@ class ClassicMember:
         self._rack_id = rack_id
         self._jitter = jitter
         self._topics: tuple[str, ...] = ()
-        self._members: tuple[JoinedMember, ...] = ()
+        self._members: Mapping[str, MemberSubscription] = {}  # of the generation that this member leads
         self._coordinator_known = False
         self._finding = False
         self._heartbeat_in_flight = False
@@ -212,6 +112,9 @@ class ClassicMember:
         self._failures = 0
         self._rejoin_wanted: str | None = None
         self._leave_tries = 0
+        self._skip_assignment = False
+        self._poll_expired = False  # while a join or sync is in flight: seen to when its answer is here
+        self._cause: type = Tick
         self._out: list[Effect] = []
 
     # ------------------------------------------------------------ the machine's two questions
@@ -219,14 +122,17 @@ class ClassicMember:
     def handle(self, event: Event, now_ms: int) -> list[Effect]:
         """Take an event in and say what is to be done, in order."""
         self._out = []
+        self._cause = type(event)
         _HANDLERS[type(event)](self, event, now_ms)
         if self.state is State.STABLE and self._rejoin_wanted is not None:
+            self._cause = Rejoin
             self._begin_rejoin(now_ms)
-        self._keep_alive(now_ms)
+        self._cause = Tick
+        self._do_what_is_due(now_ms)
         return self._out
 
     def next_deadline_ms(self) -> int | None:
-        """When Tick is due; None while only an event can change anything."""
+        """When Tick is due, later than the last handle(); None while only an event can change anything."""
         times = []
         if self._retry_at_ms is not None:
             times.append(self._retry_at_ms)
@@ -265,7 +171,7 @@ class ClassicMember:
             self._end()
         elif self.state is State.FINDING:
             self._back_off(now_ms)
-        else:
+        elif self._heartbeats_flow():
             self._retry_at_ms = now_ms + self._backoff_ms()
 
     def _on_join(self, event: JoinAnswered, now_ms: int) -> None:
@@ -273,43 +179,54 @@ class ClassicMember:
             return
         code = event.error_code
         if code == 0:
-            self._joined(event, now_ms)
+            self._joined(event)
         elif code == _MEMBER_ID_REQUIRED:
             self.member_id = event.member_id
-            self._join(now_ms)
+            if not self._expire_late():
+                self._join(now_ms)
         elif code == _UNKNOWN_MEMBER_ID:
             self._forget_membership()
             self._back_off(now_ms)
         else:
             self._join_failed(code, "joining", now_ms)
 
-    def _joined(self, event: JoinAnswered, now_ms: int) -> None:
+    def _joined(self, event: JoinAnswered) -> None:
         self._failures = 0
         self.member_id = event.member_id
         self.generation_id = event.generation_id
         self.protocol_name = event.protocol_name
         self.is_leader = event.leader_id == event.member_id
-        if self.is_leader and not event.skip_assignment:
-            self._members = event.members
-            self._go(State.COUNTING)
-            topics = {topic for member in event.members for topic in self._subscription_of(member).topics}
-            self._out.append(NeedPartitionCounts(tuple(sorted(topics))))
-        else:
+        if self._expire_late():
+            return
+        if not self.is_leader:
             self._sync(())
+            return
+        # With skip_assignment (a static leader is back, KIP-814) the coordinator keeps the assignment that it has. The counts are
+        # still asked for, since it is this member that has to see them change.
+        self._skip_assignment = event.skip_assignment
+        try:
+            self._members = {
+                m.member_id: decode_subscription(m.metadata, m.group_instance_id) for m in event.members
+            }
+        except ProtocolError as error:
+            self._fail(_INCONSISTENT_GROUP_PROTOCOL, f"leading group {self.group_id!r}: {error}")
+            return
+        self._go(State.COUNTING)
+        topics = {topic for subscription in self._members.values() for topic in subscription.topics}
+        self._out.append(NeedPartitionCounts(tuple(sorted(topics))))
 
     def _on_counts(self, event: PartitionCounts, now_ms: int) -> None:
-        if self.state is not State.COUNTING:
+        if self.state is not State.COUNTING or self._expire_late():
             return
         assignor = next((a for a in self._assignors if a.name == self.protocol_name), None)
         if assignor is None:
             self._fail(
-                23,
+                _INCONSISTENT_GROUP_PROTOCOL,
                 f"group {self.group_id!r} chose the assignor {self.protocol_name!r}, which this member did not offer",
             )
             return
-        members = {member.member_id: self._subscription_of(member) for member in self._members}
-        self._members = ()
-        assignment = assignor.assign(members, event.counts)
+        members, self._members = self._members, {}
+        assignment = {} if self._skip_assignment else assignor.assign(members, event.counts)
         self._sync(
             tuple((member, encode_assignment(partitions)) for member, partitions in assignment.items())
         )
@@ -327,17 +244,32 @@ class ClassicMember:
             return
         code = event.error_code
         if code == 0:
-            self.assignment = decode_assignment(event.assignment)
-            self._go(State.ASSIGNING)
-            self._next_heartbeat_ms = now_ms + self._heartbeat_interval_ms
-            self._session_ends_ms = now_ms + self._session_timeout_ms
-            self._out += [AssignPartitions(self.assignment), CallAssigned(self.assignment)]
+            if not self._expire_late():
+                self._take(event, now_ms)
         elif code in (_REBALANCE_IN_PROGRESS, _ILLEGAL_GENERATION, _UNKNOWN_MEMBER_ID):
             if code != _REBALANCE_IN_PROGRESS:
                 self._forget_membership(keep_id=code == _ILLEGAL_GENERATION)
-            self._join(now_ms)
+            if not self._expire_late():
+                self._join(now_ms)
         else:
             self._join_failed(code, "syncing", now_ms)
+
+    def _take(self, event: SyncAnswered, now_ms: int) -> None:
+        doing = f"taking the assignment of group {self.group_id!r}"
+        if event.protocol_name and event.protocol_name != self.protocol_name:
+            told = f"it is of the assignor {event.protocol_name!r}, and {self.protocol_name!r} was agreed on"
+            self._fail(_INCONSISTENT_GROUP_PROTOCOL, f"{doing}: {told}")
+            return
+        try:
+            assignment = decode_assignment(event.assignment)
+        except ProtocolError as error:
+            self._fail(_INCONSISTENT_GROUP_PROTOCOL, f"{doing}: {error}")
+            return
+        self.assignment = assignment
+        self._go(State.ASSIGNING)
+        self._next_heartbeat_ms = now_ms + self._heartbeat_interval_ms
+        self._session_ends_ms = now_ms + self._session_timeout_ms
+        self._out += [AssignPartitions(assignment), CallAssigned(assignment)]
 
     def _join_failed(self, code: int, doing: str, now_ms: int) -> None:
         if code in (_NOT_AVAILABLE, _NOT_COORDINATOR):
@@ -356,13 +288,13 @@ class ClassicMember:
         if code in (0, _REBALANCE_IN_PROGRESS):
             self._failures = 0
             self._session_ends_ms = now_ms + self._session_timeout_ms
-            if code and self.state in _MEMBER:
+            if code and self.state in (State.ASSIGNING, State.STABLE):
                 self._rejoin_wanted = "the group rebalances"
         elif code in (_ILLEGAL_GENERATION, _UNKNOWN_MEMBER_ID):
             self._forget_membership(keep_id=code == _ILLEGAL_GENERATION)
             self._lose(now_ms)
         elif code in (_NOT_AVAILABLE, _NOT_COORDINATOR):
-            self._lose_coordinator()
+            self._lose_coordinator(now_ms)
         elif not is_retriable(code):
             self._forget_membership()
             self._fail(code, f"heartbeating in group {self.group_id!r}")
@@ -371,7 +303,7 @@ class ClassicMember:
         if event.kind is RequestKind.HEARTBEAT:
             self._heartbeat_in_flight = False
             if self._heartbeats_flow():
-                self._lose_coordinator()
+                self._lose_coordinator(now_ms)
         elif event.kind is RequestKind.LEAVE:
             self._on_leave(LeaveAnswered(_NOT_COORDINATOR), now_ms)
         elif self.state is (State.JOINING if event.kind is RequestKind.JOIN else State.SYNCING):
@@ -382,7 +314,7 @@ class ClassicMember:
         if self.state is State.PREPARING:
             self.assignment = ()
             self._join(now_ms)
-        elif self.state is State.FAILED:
+        elif self.state in (State.FAILED, State.FENCED):
             self.assignment = ()
 
     def _on_assignment_done(self, event: AssignmentDone, now_ms: int) -> None:
@@ -390,7 +322,7 @@ class ClassicMember:
             self._go(State.STABLE)
 
     def _on_topics_changed(self, event: TopicsChanged, now_ms: int) -> None:
-        if self.state not in (State.UNSUBSCRIBED, State.LEAVING):
+        if self.is_leader and self.state not in (State.UNSUBSCRIBED, State.LEAVING):
             self._rejoin_wanted = "the partitions of a topic changed"
 
     def _on_rejoin(self, event: Rejoin, now_ms: int) -> None:
@@ -398,31 +330,54 @@ class ClassicMember:
             self._rejoin_wanted = event.reason
 
     def _on_poll_progress(self, event: PollProgress, now_ms: int) -> None:
-        if self.state in (State.EXPIRED, State.FAILED) and not self.assignment:
+        self._poll_expired = False
+        if self.state is State.FENCED:
+            self._out.append(Raise(_FENCED_INSTANCE_ID, f"polling in group {self.group_id!r}"))
+        elif self.state in (State.EXPIRED, State.FAILED) and not self.assignment:
             self._join(now_ms)
 
     def _on_poll_expired(self, event: PollExpired, now_ms: int) -> None:
-        if self.state in (State.UNSUBSCRIBED, State.LEAVING, State.EXPIRED, State.FAILED):
-            return
+        if self.state in (State.JOINING, State.COUNTING, State.SYNCING):
+            # The answer is waited for: given up here, it would come when the next join is in flight and be taken for its own.
+            self._poll_expired = True
+        elif self.state is State.PREPARING:
+            self._leave_expired()  # the callback that runs in the next poll leads to the join
+        elif self.state in (State.ASSIGNING, State.STABLE) and self.assignment:
+            self._leave_expired()
+            self._lose(now_ms)
+        elif self.state in (State.ASSIGNING, State.STABLE, State.FINDING, State.BACKING_OFF):
+            self._expire()
+
+    def _expire_late(self) -> bool:
+        """Whether the user had stopped polling while an answer was waited for, and the group is left now for that."""
+        if self._poll_expired:
+            self._poll_expired = False
+            self._expire()
+        return self.state is State.EXPIRED
+
+    def _expire(self) -> None:
+        self._leave_expired()
+        self._retry_at_ms = None
+        self._members = {}
+        self._go(State.EXPIRED)
+
+    def _leave_expired(self) -> None:
+        """Tell the coordinator once, without waiting for its answer; a static member keeps its place (KIP-345)."""
         if self.member_id and self.group_instance_id is None and self._coordinator_known:
             self._out.append(SendLeave(self.member_id, None, "max.poll.interval.ms passed without a poll"))
         self._forget_membership()
-        if self.state is State.PREPARING:
-            return  # the callback that runs in the next poll leads to the join
-        if self.assignment:
-            self._lose(now_ms)
-        else:
-            self._retry_at_ms = None
-            self._go(State.EXPIRED)
 
     def _on_leave_asked(self, event: Leave, now_ms: int) -> None:
+        if self.state is State.LEAVING:
+            return
         self.assignment = ()
+        self._poll_expired = False
         self._rejoin_wanted = None
         self._retry_at_ms = None
         if self.state is State.UNSUBSCRIBED or not self.member_id or self.group_instance_id is not None:
             self._end()  # a static member keeps its place for session.timeout.ms (KIP-345)
         else:
-            self._leave_tries = 3
+            self._leave_tries = _LEAVE_TRIES
             self._go(State.LEAVING)
             if self._coordinator_known:
                 self._send_leave("the consumer closes or unsubscribes")
@@ -446,23 +401,27 @@ class ClassicMember:
             self._end()
 
     def _on_tick(self, event: Tick, now_ms: int) -> None:
+        """What is due is seen to after every event."""
+
+    def _do_what_is_due(self, now_ms: int) -> None:
         if self._retry_at_ms is not None and now_ms >= self._retry_at_ms:
             self._retry_at_ms = None
             if self.state is State.BACKING_OFF:
                 self._join(now_ms)
-            elif not self._coordinator_known:
+            elif self._heartbeats_flow() and not self._coordinator_known:
                 self._find()
         if self._heartbeats_flow() and self._coordinator_known and now_ms >= self._session_ends_ms:
             # No good answer for a whole session: this coordinator may be gone. The partitions stay: a new coordinator starts
             # the session anew, and says so itself if this member is no longer one.
-            self._lose_coordinator()
+            self._lose_coordinator(now_ms)
+        self._keep_alive(now_ms)
 
     # ------------------------------------------------------------ steps
 
     def _go(self, state: State) -> None:
-        if state not in TRANSITIONS[self.state]:
+        if state not in TRANSITIONS[self.state].get(self._cause, ()):
             raise AssertionError(
-                f"group {self.group_id!r}: no way leads from {self.state.name} to {state.name}"
+                f"group {self.group_id!r}: {self._cause.__name__} does not lead from {self.state.name} to {state.name}"
             )
         self.state = state
 
@@ -519,17 +478,21 @@ class ClassicMember:
         if self.assignment and self.state is not State.PREPARING:
             self._out += [StopFetching(self.assignment), CallLost(self.assignment)]
         self._retry_at_ms = None
-        self._go(State.FAILED)
-        self._out.append(Raise(code, f"{message}: {error_name(code)}" if code < 0 else message))
+        self._poll_expired = False
+        self._members = {}
+        self._go(State.FENCED if code == _FENCED_INSTANCE_ID else State.FAILED)
+        self._out.append(Raise(code, message))
 
     def _forget_membership(self, *, keep_id: bool = False) -> None:
         if not keep_id:
             self.member_id = ""
         self.generation_id = -1
 
-    def _lose_coordinator(self) -> None:
+    def _lose_coordinator(self, now_ms: int) -> None:
+        """Search anew after a backoff, for the others may name the one that is gone until they have noticed it themselves."""
         self._coordinator_known = False
-        self._find()
+        if not self._finding:
+            self._retry_at_ms = now_ms + self._backoff_ms()
 
     def _find(self) -> None:
         if not self._finding:
@@ -537,6 +500,8 @@ class ClassicMember:
             self._out.append(FindCoordinator())
 
     def _back_off(self, now_ms: int) -> None:
+        if self._expire_late():
+            return
         self._go(State.BACKING_OFF)
         self._retry_at_ms = now_ms + self._backoff_ms()
 
@@ -553,7 +518,7 @@ class ClassicMember:
         self._out.append(Left())
 
     def _heartbeats_flow(self) -> bool:
-        return self.state in _HEARTBEATING and self.generation_id >= 0
+        return self.state in HEARTBEATING and self.generation_id >= 0
 
     def _keep_alive(self, now_ms: int) -> None:
         """One heartbeat in flight at a time, every interval."""
@@ -566,9 +531,6 @@ class ClassicMember:
             self._heartbeat_in_flight = True
             self._next_heartbeat_ms = now_ms + self._heartbeat_interval_ms
             self._out.append(SendHeartbeat(self.generation_id, self.member_id, self.group_instance_id))
-
-    def _subscription_of(self, member: JoinedMember) -> MemberSubscription:
-        return decode_subscription(member.metadata, member.group_instance_id)
 
 
 _HANDLERS: Final[Mapping[type, Callable[..., None]]] = {
