@@ -13,7 +13,14 @@ import pytest
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from penstock.devbroker import CLOSE, DevBroker
+from penstock.devbroker.cluster import Cluster
 from penstock.devbroker.codes import Code
+from penstock.devbroker.coordinator import Coordinator, TransactionCoordinator
+from penstock.devbroker.group_events import CommitOffsets
+from penstock.devbroker.log import PartitionLog
+from penstock.devbroker.options import BrokerOptions
+from penstock.devbroker.storage import FileStorage
+from penstock.devbroker.stores import OffsetStore, TransactionStore
 from penstock.devbroker.transactions import (
     EndGroupOffsets,
     StoreTransaction,
@@ -22,7 +29,9 @@ from penstock.devbroker.transactions import (
     TransactionState,
     WriteMarkers,
 )
+from penstock.types import OffsetAndMetadata
 from penstock.types import TopicPartition as Partition
+from tests.devbroker.test_broker_log import batch
 
 WAIT_S = 15
 T0, T1 = Partition("t", 0), Partition("t", 1)
@@ -291,3 +300,48 @@ def test_an_open_transaction_survives_a_restart_and_can_be_committed(tmp_path: P
     producer.commit_transaction(WAIT_S)
     assert read(broker, "t", "read_committed") == [b"before", b"after"]
     broker.stop()
+
+
+class Crash(Exception):
+    """The process ends here, as far as this test goes."""
+
+
+@pytest.mark.parametrize("markers_written", [0, 1])
+async def test_a_decision_survives_a_crash_before_its_markers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, markers_written: int
+) -> None:
+    place = FileStorage(tmp_path)
+    cluster = Cluster(place, BrokerOptions())
+    topic = cluster.create_topic("t", 2)
+    groups = Coordinator(OffsetStore(place), cluster.options)
+    shell = TransactionCoordinator(TransactionStore(place), cluster, groups)
+    _, producer_id, epoch = shell.init("x", 1000, -1, -1)
+    shell.add("x", producer_id, epoch, [T0, T1], "g")
+    for log in topic.partitions:
+        log.append(batch([b"v"], producer=(producer_id, epoch, 0), attributes=0x10), 0)
+    offsets = {T0: OffsetAndMetadata(5)}
+    await groups.submit(lambda token: CommitOffsets(token, "g", -1, "", None, offsets, producer_id))
+
+    real, done = PartitionLog.append_marker, []
+
+    def crash_later(log: PartitionLog, *args: Any) -> int:
+        if len(done) == markers_written:
+            raise Crash
+        done.append(1)
+        return real(log, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PartitionLog, "append_marker", crash_later)
+        with pytest.raises(Crash):
+            shell.end("x", producer_id, epoch, True)
+    place.close()
+
+    place = FileStorage(tmp_path)
+    cluster = Cluster(place, BrokerOptions())
+    groups = Coordinator(OffsetStore(place), cluster.options)
+    shell = TransactionCoordinator(TransactionStore(place), cluster, groups)
+    assert [log.last_stable_offset for log in cluster.topic("t").partitions] == [2, 2]
+    assert [log.aborted_in(0, 9) for log in cluster.topic("t").partitions] == [[], []]
+    assert groups.machine.groups["g"].offsets == offsets
+    assert shell.end("x", producer_id, epoch, True) is Code.NONE
+    place.close()
