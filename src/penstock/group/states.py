@@ -124,7 +124,10 @@ TRANSITIONS: Final[dict[State, Ways]] = {
         **_LEAVE,
     },
     _S.PREPARING: {RevocationDone: _JOIN, LossDone: _JOIN, HeartbeatAnswered: _REFUSED, **_LEAVE},
-    _S.EXPIRED: {PollProgress: _JOIN, **_LEAVE},
+    _S.EXPIRED: {
+        PollProgress: _JOIN,
+        Leave: frozenset({_S.UNSUBSCRIBED}),
+    },  # the coordinator was told already
     _S.LEAVING: {
         event: frozenset({_S.UNSUBSCRIBED}) for event in (LeaveAnswered, RequestFailed, CoordinatorLost)
     },

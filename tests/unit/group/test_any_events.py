@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -9,10 +12,11 @@ from penstock.group import messages as g
 from penstock.group.assignors import assignors_for
 from penstock.group.classic import ClassicMember
 from penstock.group.protocol import MemberSubscription, encode_assignment, encode_subscription
-from penstock.group.states import HEARTBEATING, State
+from penstock.group.states import HEARTBEATING, TRANSITIONS, State
 from penstock.types import TopicPartition
 
-CODES = st.sampled_from([0, 0, 0, 0, 7, 14, 15, 16, 22, 23, 25, 26, 27, 30, 79, 81, 82, -1, 999])
+CODES_SEEN = [0, 0, 0, 0, 7, 14, 15, 16, 22, 23, 25, 26, 27, 30, 79, 81, 82, -1, 999]
+CODES = st.sampled_from(CODES_SEEN)
 GENERATIONS = st.integers(1, 3)
 PARTITIONS = st.sets(st.builds(TopicPartition, st.sampled_from("tu"), st.integers(0, 3)), max_size=4)
 NAMES = st.sampled_from(["range", "roundrobin", "sticky"])
@@ -57,7 +61,7 @@ Steps = list[tuple[g.Event | None, int]]
 
 def expected(machine: ClassicMember, generation: int) -> g.Event:
     """What would come next if all went well."""
-    mine = encode_assignment([TopicPartition("t", 0), TopicPartition("t", 1)])
+    mine = encode_assignment([TopicPartition("t", p) for p in range(generation % 3)])
     me = g.JoinedMember("me", machine.group_instance_id, encode_subscription(MemberSubscription(("t",))))
     leader = "me" if generation % 2 else "a"
     return {
@@ -122,52 +126,140 @@ def new_machine(instance: str | None) -> ClassicMember:
     )
 
 
-@settings(max_examples=1_500)
-@given(st.sampled_from([None, "instance"]), STEPS)
-def test_any_sequence(instance: str | None, steps: Steps) -> None:
-    machine, listener = new_machine(instance), Listener()
-    now_ms, heartbeats, finding, generation = 1_000, 0, 0, 0
-    for given_event, passed_ms in steps:
-        now_ms += passed_ms
-        event = expected(machine, generation) if given_event is None else given_event
+class Checked:
+    """A machine whose every step is checked."""
+
+    def __init__(self, instance: str | None) -> None:
+        self.machine, self.listener = new_machine(instance), Listener()
+        self.now_ms, self.heartbeats, self.finding, self.generation = 1_000, 0, 0, 0
+
+    def step(self, given_event: g.Event | None, passed_ms: int) -> None:
+        self.now_ms += passed_ms
+        event = expected(self.machine, self.generation) if given_event is None else given_event
         if isinstance(event, g.HeartbeatAnswered) and event.generation_id == 1:
-            event = g.HeartbeatAnswered(event.error_code, machine.generation_id)
-        if isinstance(event, g.RevocationDone | g.LossDone) and listener.taken is None:
-            continue  # nobody was asked
-        if isinstance(event, g.AssignmentDone) and machine.state is not State.ASSIGNING:
-            continue
-        if isinstance(event, g.Leave) and listener.taken is not None:
-            continue  # the host runs its callbacks first
+            event = g.HeartbeatAnswered(event.error_code, self.machine.generation_id)
+        if isinstance(event, g.RevocationDone | g.LossDone) and self.listener.taken is None:
+            return  # nobody was asked
+        if isinstance(event, g.AssignmentDone) and self.machine.state is not State.ASSIGNING:
+            return
+        self._checked(event)
+
+    def _checked(self, event: g.Event) -> None:
+        machine, now_ms = self.machine, self.now_ms
         before, generation_before = machine.state, machine.generation_id
-        generation += before is State.JOINING
-        listener.done(event)
+        self.generation += before is State.JOINING
+        self.listener.done(event)
         if isinstance(event, g.HeartbeatAnswered) or event == g.RequestFailed(
             g.RequestKind.HEARTBEAT, "lost"
         ):
-            heartbeats = 0
+            self.heartbeats = 0
         if isinstance(event, g.CoordinatorFound | g.CoordinatorLost):
-            finding = 0
+            self.finding = 0
         effects = machine.handle(event, now_ms)
         for effect in effects:
-            listener.hear(effect, machine)
+            self.listener.hear(effect, machine)
             if isinstance(effect, g.SendHeartbeat):
-                heartbeats += 1
+                self.heartbeats += 1
                 assert machine.state in HEARTBEATING
                 assert effect.generation_id == machine.generation_id >= 0
-            finding += isinstance(effect, g.FindCoordinator)
+            self.finding += isinstance(effect, g.FindCoordinator)
         kinds = [type(effect) for effect in effects]
-        assert heartbeats <= 1, "one heartbeat in flight"
-        assert finding <= 1, "one search at a time"
+        assert self.heartbeats <= 1, "one heartbeat in flight"
+        assert self.finding <= 1, "one search at a time"
         assert kinds.count(g.SendJoin) + kinds.count(g.SendSync) <= 1
         due_ms = machine.next_deadline_ms()
         assert due_ms is None or due_ms > now_ms
         if machine.state in (State.STABLE, State.ASSIGNING):
             assert machine.generation_id >= 0
-            assert machine.assignment == listener.owned
+            assert machine.assignment == self.listener.owned
         if machine.generation_id not in (generation_before, -1):
             assert isinstance(event, g.JoinAnswered)
             assert before is State.JOINING
         assert (g.Left in kinds) <= (machine.state is State.UNSUBSCRIBED)
+
+
+@settings(max_examples=500)
+@given(st.sampled_from([None, "instance"]), STEPS)
+def test_any_sequence(instance: str | None, steps: Steps) -> None:
+    checked = Checked(instance)
+    for event, passed_ms in steps:
+        checked.step(event, passed_ms)
+
+
+def random_event(rng: random.Random) -> g.Event:
+    code = rng.choice(CODES_SEEN)
+    mine = encode_assignment([TopicPartition("t", p) for p in range(rng.randrange(2))])
+    me = g.JoinedMember("me", None, rng.choice([b"\0", encode_subscription(MemberSubscription(("t",)))]))
+    members = (me,) if rng.random() < 0.5 else ()
+    return rng.choice(
+        [
+            g.Subscribe(rng.choice([("t",), ("t", "u"), ()])),
+            g.CoordinatorFound(),
+            g.CoordinatorLost("lost"),
+            g.JoinAnswered(
+                code,
+                rng.randrange(3),
+                rng.choice(["range", "sticky"]),
+                rng.choice(["me", "a"]),
+                "me",
+                members,
+                rng.random() < 0.2,
+            ),
+            g.SyncAnswered(code, rng.choice(["range", None, "sticky"]), rng.choice([mine, mine, b"?"])),
+            g.HeartbeatAnswered(code, 1),
+            g.HeartbeatAnswered(code, rng.randrange(3)),
+            g.LeaveAnswered(code),
+            g.RequestFailed(rng.choice(list(g.RequestKind)), "lost"),
+            g.PartitionCounts({"t": 2}),
+            rng.choice(
+                [
+                    g.RevocationDone(),
+                    g.AssignmentDone(),
+                    g.LossDone(),
+                    g.TopicsChanged(),
+                    g.Rejoin("why"),
+                    g.Tick(),
+                ]
+            ),
+            g.PollProgress(),
+            g.PollExpired(),
+            g.Leave(),
+        ]
+    )
+
+
+def test_long_walks_keep_it_all_and_go_every_way_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone: set[tuple[State, str, State]] = set()
+    go = ClassicMember._go
+
+    def noted(machine: ClassicMember, state: State) -> None:
+        gone.add((machine.state, machine._cause.__name__, state))
+        go(machine, state)
+
+    monkeypatch.setattr(ClassicMember, "_go", noted)
+    for seed in range(400):
+        rng = random.Random(seed)
+        checked = Checked(None if seed % 3 else "instance")
+        for _ in range(150):
+            event = None if rng.random() < rng.choice([0.5, 0.9]) else random_event(rng)
+            if (
+                checked.machine.state is State.LEAVING and rng.random() < 0.8
+            ):  # it takes several failures to end there
+                event = rng.choice([g.CoordinatorFound(), g.RequestFailed(g.RequestKind.LEAVE, "lost")])
+            try:
+                checked.step(event, rng.choice([0, 1, 50, 1_000, 3_000, 60_000]))
+            except AssertionError as error:
+                raise AssertionError(
+                    f"seed {seed}, in {checked.machine.state.name}, after {event}"
+                ) from error
+    table = {
+        (state, cause.__name__, target)
+        for state, ways in TRANSITIONS.items()
+        for cause, targets in ways.items()
+        for target in targets
+    }
+    assert gone <= table
+    assert table - gone == set(), "ways that the table lists and that nothing goes"
 
 
 @given(STEPS)
