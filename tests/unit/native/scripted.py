@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import importlib
@@ -141,10 +142,8 @@ class ScriptedBroker:
 
     def close(self) -> None:
         for end in [self._server, *self.connections]:
-            try:
+            with contextlib.suppress(OSError):  # gone already
                 end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # gone already
             end.close()
 
     def _accept(self) -> None:
