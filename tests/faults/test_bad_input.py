@@ -176,7 +176,7 @@ def test_another_correlation_id() -> None:
         peer.sendall(b"\x00\x00\x00\x0a" + b"\x00\x00\x30\x39" + bytes(6))
 
     with server(behave) as address:
-        assert "correlation" in why_not(address)
+        assert "answered request 12345" in why_not(address)
 
 
 def test_poll_tells_of_an_unreachable_cluster_and_recovers_when_it_comes() -> None:
@@ -187,7 +187,7 @@ def test_poll_tells_of_an_unreachable_cluster_and_recovers_when_it_comes() -> No
         group_id="g",
         auto_offset_reset="earliest",
         default_api_timeout_ms=600,
-        request_timeout_ms=500,
+        request_timeout_ms=1000,
     ) as consumer:
         with pytest.raises(ConnectionFailedError, match=str(port)):
             _poll_until(consumer, 1)

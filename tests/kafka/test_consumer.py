@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from tests.support.kafka import RealKafka
 
 from penstock import ConsumerRecords, KafkaConsumer, OffsetAndMetadata, TopicPartition
 from penstock.errors import (
@@ -26,6 +25,7 @@ from penstock.errors import (
     UnknownTopicOrPartitionError,
     WakeupError,
 )
+from tests.support.kafka import RealKafka
 
 pytestmark = pytest.mark.kafka
 WAIT_S = 30.0
@@ -553,5 +553,5 @@ def test_arrow_columns(kafka: RealKafka, topic: str) -> None:
     assert frame.height == 11
     assert frame["offset"].to_list() == table["offset"].to_pylist()
     relation = duckdb.from_arrow(records)
-    assert relation.aggregate('count(*), max("offset")').fetchone() == (11, 9)
+    assert relation.aggregate('count(*), max("offset")').fetchall() == [(11, 9)]
     assert records.to_arrow().equals(table)

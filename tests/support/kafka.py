@@ -19,6 +19,8 @@ from tests.support.proxy import Proxy
 ADMIN_TIMEOUT_S = 30.0
 PROXIED = "PROXIED"
 
+QUIET = {"log_level": 2}  # librdkafka tells stderr of every broker that a test has stopped
+
 Message = tuple[bytes | None, bytes | None]
 
 
@@ -53,7 +55,7 @@ class RealKafka(KafkaCluster):
     @cached_property
     def admin(self) -> AdminClient:
         """Kept: its pending results fail when it is collected before they are there."""
-        return AdminClient({"bootstrap.servers": self.bootstrap_servers})
+        return AdminClient({"bootstrap.servers": self.bootstrap_servers, **QUIET})
 
     def create_topic(
         self,
@@ -128,6 +130,7 @@ class RealKafka(KafkaCluster):
                 "bootstrap.servers": self.bootstrap_servers,
                 "linger.ms": 5,
                 "partitioner": "murmur2_random",
+                **QUIET,
                 **(config or {}),
             }
         )
@@ -171,6 +174,7 @@ class RealKafka(KafkaCluster):
                 "bootstrap.servers": self.bootstrap_servers,
                 "group.id": group,
                 "enable.auto.commit": False,
+                **QUIET,
                 **options,
             }
         )

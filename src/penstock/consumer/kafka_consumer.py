@@ -40,6 +40,7 @@ class KafkaConsumer:
 
     def __init__(self, *topics: str, **config: Any) -> None:
         self._closed = True  # until everything below has worked: __del__ may see a half-made object
+        self._closing = False
         self._core = ConsumerCore(topics, config)
         self._fetcher = self._core.fetcher
         self._max_poll_records: int = self._core.config["max.poll.records"]
@@ -267,11 +268,14 @@ class KafkaConsumer:
 
         Takes at most about `timeout` (ms), broker alive or dead.
         """
-        if self._closed:
+        if self._closed or self._closing:
             return
         with self._own:
-            self._closed = True
-            self._core.close_from_user(to_ms(timeout), self._run_callbacks)
+            self._closing = True  # the listener that runs in here may still commit
+            try:
+                self._core.close_from_user(to_ms(timeout), self._run_callbacks)
+            finally:
+                self._closed = True
 
     def __enter__(self) -> KafkaConsumer:
         return self
