@@ -56,7 +56,12 @@ def test_wrong_calls(penstock: CommandLine) -> None:
 
 def test_no_broker(penstock: CommandLine) -> None:
     quick = ("-b", "127.0.0.1:1", "-X", "default.api.timeout.ms=800", "-X", "request.timeout.ms=600")
-    for arguments in (("topics", "list"), ("consume", "orders"), ("groups", "list")):
+    for arguments in (
+        ("topics", "list"),
+        ("consume", "orders"),
+        ("consume", "orders", "-g", "g"),
+        ("groups", "list"),
+    ):
         assert "127.0.0.1:1" in penstock(*arguments, *quick, code=1).stderr
     assert "127.0.0.1:1" in penstock(
         "produce", "orders", "-b", "127.0.0.1:1", "-X", "max.block.ms=300", input="x\n", code=1

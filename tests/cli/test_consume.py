@@ -98,7 +98,9 @@ def test_a_group_goes_on_where_it_committed(penstock: CommandLine, broker: DevBr
 
 
 def test_wrong_calls(penstock: CommandLine, orders: str) -> None:
-    assert "no topic 'nothing'" in penstock("consume", "nothing", code=1).stderr
+    for group in ((), ("--group", "g")):
+        assert "no topic 'nothing'" in penstock("consume", "nothing", *group, code=1).stderr
+    assert penstock("topics", "list").stdout.split() == [orders], "looking for a topic must not create it"
     assert "no partition 2" in penstock("consume", orders, "-p", "2", code=1).stderr
     assert "beginning" in penstock("consume", orders, "--from", "yesterday", code=2).stderr
     penstock("consume", orders, "--group", "g", "--from", "5", code=2)

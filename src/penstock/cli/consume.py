@@ -89,14 +89,23 @@ def consume(
     from ..consumer import KafkaConsumer
 
     reset = "latest" if place.kind is StartKind.END else "earliest"
-    config = client_config(bootstrap_servers, extra, enable_auto_commit=False, auto_offset_reset=reset)
+    config = client_config(
+        bootstrap_servers,
+        extra,
+        enable_auto_commit=False,
+        auto_offset_reset=reset,
+        allow_auto_create_topics=False,
+    )
     if group is not None:
         config["group.id"] = group
     with KafkaConsumer(**patience(config)) as consumer:
+        known = {info.partition for info in consumer.partitions_for(topic)}
+        if not known:
+            fail(f"there is no topic {topic!r}; penstock topics list shows those there are")
         if group is not None:
             consumer.subscribe([topic])
         else:
-            _assign(consumer, topic, partition, place)
+            _assign(consumer, topic, set(partition) if partition else known, known, place)
         line = json_line if format is Format.json else text_line(key_separator)
         ends: dict[TopicPartition, int] | None = {} if exit_at_end else None
         if ends is not None and group is None:
@@ -119,12 +128,8 @@ def _place(start: str | None, group: str | None, partition: list[int] | None) ->
     return place
 
 
-def _assign(consumer: KafkaConsumer, topic: str, partition: list[int] | None, place: Start) -> None:
-    """Take the topic's partitions, or those asked for, at their starting places."""
-    known = {info.partition for info in consumer.partitions_for(topic)}
-    if not known:
-        fail(f"there is no topic {topic!r}; penstock topics list shows those there are")
-    wanted = set(partition) if partition else known
+def _assign(consumer: KafkaConsumer, topic: str, wanted: set[int], known: set[int], place: Start) -> None:
+    """Take partitions of the topic at their starting places."""
     if not wanted <= known:
         missing = ", ".join(map(str, sorted(wanted - known)))
         fail(f"topic {topic!r} has no partition {missing}; it has 0 to {max(known)}")
