@@ -88,7 +88,22 @@ class ConsumerCore:
 
     def start(self) -> None:
         self.engine.start()
-        self.engine.post(self.client.start)
+        self.engine.post(self._begin)
+
+    def _begin(self) -> None:
+        self.client.start()
+        self.engine.spawn(self._watch_bootstrap(), "bootstrap")
+
+    async def _watch_bootstrap(self) -> None:
+        """Until a broker has answered for the first time, poll() tells who was tried. Later outages are only logged: they
+        pass, and a consumer that has worked is to go on by itself."""
+        while self.client.snapshot.version == 0:
+            try:
+                async with self.client.within(self.config["default.api.timeout.ms"], "connecting to the cluster"):
+                    await self.client.updated()
+            except KafkaError as error:
+                if not self._errors:
+                    self.raise_in_poll(error)
 
     # ------------------------------------------------------------ the user's thread, inside poll()
 
@@ -445,8 +460,6 @@ class ConsumerCore:
         except KafkaError as error:
             if error.retriable:
                 _log.warning("%s; trying again", error)
-                if self.client.snapshot.version == 0:
-                    self.raise_in_poll(error)
             else:
                 self.raise_in_poll(error)
             await asyncio.sleep(self.config["retry.backoff.ms"] / 1000)
