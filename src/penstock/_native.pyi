@@ -4,10 +4,30 @@ Every call that waits, copies or decodes releases the GIL. Nothing here decides:
 commit is told from Python.
 """
 
-from collections.abc import Buffer, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, SupportsIndex, final, overload
 
+from typing_extensions import Buffer
+
 from .types import Header, TimestampType, TopicPartition
+
+__all__ = [
+    "BatchBuilder",
+    "Connection",
+    "ConsumerRecord",
+    "ConsumerRecords",
+    "EVENT_CLOSED",
+    "EVENT_CONNECTED",
+    "EVENT_FETCH_ERROR",
+    "EVENT_FETCH_NODE_ERROR",
+    "EVENT_RESPONSE",
+    "EventQueue",
+    "Fetcher",
+    "VERSION",
+    "crc32c",
+    "decode_batches",
+    "murmur2_partition",
+]
 
 VERSION: Final[str]
 
@@ -18,22 +38,25 @@ EVENT_CLOSED: Final[int]  # (EVENT_CLOSED, connection_id, 0, reason: str); the l
 EVENT_FETCH_ERROR: Final[int]  # (EVENT_FETCH_ERROR, handle, epoch, (error_code, fetch_offset, leader_id, leader_epoch))
 EVENT_FETCH_NODE_ERROR: Final[int]  # (EVENT_FETCH_NODE_ERROR, connection_id, error_code, None): a whole response failed
 
-Event = tuple[int, int, int, Any]
+_Event = tuple[int, int, int, Any]
 
 @final
 class EventQueue:
     """The one place where native threads speak to an engine. Any thread may call wake(); one thread waits."""
 
     def __new__(cls) -> EventQueue: ...
-    def wait(self, timeout_ms: int) -> list[Event]:
+    def wait(self, timeout_ms: int) -> list[_Event]:
         """All pending events, at once if there are some or wake() was called since, else after at most timeout_ms (-1: no limit)."""
     def wake(self) -> None: ...
+    def fileno(self) -> int:
+        """A descriptor that is readable while wait() would return at once: for a selector or an event loop."""
 
 @final
 class Connection:
     """One TCP connection and its native thread, which connects, writes queued requests and reads frames.
 
-    Requests are answered in order (Kafka's rule); a response whose correlation id is not that of the oldest request in
+    host is a name or an address; each of its addresses is tried in turn, connect_timeout_ms each. Buffer sizes of -1 leave
+    them to the operating system. Requests are answered in order (Kafka's rule); a response whose correlation id is not that of the oldest request in
     flight closes the connection. Failures never raise here: they arrive as EVENT_CLOSED with a reason for people.
     """
 
@@ -94,9 +117,13 @@ class Fetcher:
         """Forget partitions and all that was fetched of them. After this returns, poll() returns nothing of them."""
     def set_topic_id(self, handle: int, topic_id: bytes) -> None: ...
     def set_leader(self, handle: int, node_id: int, leader_epoch: int) -> None:
-        """Where to fetch from (-1: nowhere for now). Lifts a suspension that followed an EVENT_FETCH_ERROR."""
+        """Where to fetch from (-1: nowhere for now). Lifts a suspension that followed an EVENT_FETCH_ERROR, and the rest of a
+        node after an EVENT_FETCH_NODE_ERROR."""
     def seek(self, handle: int, offset: int, last_leader_epoch: int = -1) -> int:
-        """Fetch from this offset, in a new epoch, which is returned. offset -1: no position, stop fetching."""
+        """Fetch from this offset, in a new epoch, which is returned. offset -1: no position, stop fetching.
+
+        Forgets what is buffered, and lifts a suspension or a failure. KeyError for a handle that was unassigned.
+        """
     def epoch(self, handle: int) -> int: ...
     def position(self, handle: int) -> tuple[int, int] | None:
         """(offset of the next record that poll() will return, leader epoch of the last one returned or -1); None without one."""
@@ -110,24 +137,34 @@ class Fetcher:
         """poll() raises this error once it has returned what was buffered before it; until seek() or unassign()."""
     # -- loops
     def attach(self, node_id: int, connection: Connection, api_version: int) -> None:
-        """Run the fetch loop of a node on its connection: Fetch version 4 to 17 (without sessions)."""
-    def detach(self, node_id: int) -> None: ...
+        """Run the fetch loop of a node on its connection: Fetch version 4 to 17 (without sessions; a higher one is lowered).
+
+        Replaces the node's loop on another connection. The connection should carry nothing else: while the buffer is full
+        it is not read, and answers to other requests would wait with the rest.
+        """
+    def detach(self, node_id: int) -> None:
+        """End a node's loop. What it has fetched and not yet buffered will be fetched again, from whoever leads then."""
     # -- the user's thread
     def poll(self, max_records: int, timeout_ms: int) -> ConsumerRecords:
         """Up to max_records, oldest fetch first; waits up to timeout_ms for the first. Empty also after wake().
 
         Signals are seen while waiting (Ctrl-C raises KeyboardInterrupt, nothing is lost). Raises the partition's error when
-        one is next in line: CorruptRecordError, UnsupportedFormatError, RecordTooLargeError.
+        one is next in line: CorruptRecordError, UnsupportedFormatError, RecordTooLargeError, or what fail() was given; each is
+        raised again after the others' turn, until seek() or unassign(). Their offset is the last one of the batch that
+        cannot be read, so that seek() to the offset after it goes past it. ClosedError after close().
         """
     def wake(self) -> None:
         """Make a waiting poll(), or the next one, return at once."""
     def last_poll_ms(self) -> int:
-        """Monotonic milliseconds since poll() was last entered."""
-    def buffered_bytes(self) -> int: ...
+        """Monotonic milliseconds since poll() was last entered, or since the start."""
+    def buffered_bytes(self) -> int:
+        """What waits for poll(), without what is paused: at most buffer_bytes, or one chunk where that alone is larger."""
     def buffered_records(self) -> int: ...
     def stats(self) -> dict[str, int]:
-        """Counters since the start: bytes, records, batches, responses, fetches, crc_failures ..."""
-    def close(self) -> None: ...
+        """Counters since the start: fetches, responses, bytes, batches, records, chunks, stale, errors, decode_failures,
+        crc_failures, full_waits (times that a loop had to wait for room), polls."""
+    def close(self) -> None:
+        """End all loops and forget what is buffered; idempotent. Connections stay open."""
 
 @final
 class ConsumerRecord:
@@ -161,14 +198,19 @@ class ConsumerRecord:
     def raw_value_view(self) -> memoryview | None: ...
 
 @final
-class ConsumerRecords(Sequence[ConsumerRecord]):
-    """What one poll() returned: a sequence, and an Arrow stream (PyCapsule protocol)."""
+class ConsumerRecords:
+    """What one poll() returned: a sequence, and an Arrow stream (PyCapsule protocol).
+
+    It has all methods of a sequence but is not registered as a collections.abc.Sequence: Polars would take it for a list of
+    Python objects then, before it looks for an Arrow stream. Records are made when they are accessed, each time anew.
+    """
 
     @property
     def partitions(self) -> list[TopicPartition]: ...
     def records(self, topic_partition: TopicPartition | tuple[str, int]) -> ConsumerRecords: ...
     def next_offsets(self) -> dict[TopicPartition, int]:
-        """Per partition, the offset after the last record here: what commit() would store."""
+        """Per partition, the position after the last record here: what commit() would store. It passes transaction markers
+        and withheld records that follow that record."""
     def is_empty(self) -> bool: ...
     def size_bytes(self) -> int: ...
     def to_arrow(self) -> Any:
@@ -178,10 +220,12 @@ class ConsumerRecords(Sequence[ConsumerRecord]):
     def __len__(self) -> int: ...
     def __bool__(self) -> bool: ...
     def __iter__(self) -> Iterator[ConsumerRecord]: ...
+    def index(self, value: object, start: int = 0, stop: int | None = None) -> int: ...
+    def count(self, value: object) -> int: ...
     @overload
-    def __getitem__(self, index: SupportsIndex) -> ConsumerRecord: ...
+    def __getitem__(self, index: SupportsIndex, /) -> ConsumerRecord: ...
     @overload
-    def __getitem__(self, index: slice) -> ConsumerRecords: ...
+    def __getitem__(self, index: slice, /) -> ConsumerRecords: ...
 
 # ---------------------------------------------------------------- batches, for the producer, tests and tools
 def decode_batches(
@@ -199,7 +243,7 @@ class BatchBuilder:
         timestamp_ms: int,
         key: Buffer | None,
         value: Buffer | None,
-        headers: Sequence[Header] = (),
+        headers: Sequence[Header] | None = None,
     ) -> int:
         """Add a record; returns the batch's size in bytes so far, before compression."""
     def __len__(self) -> int: ...

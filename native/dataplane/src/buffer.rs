@@ -179,7 +179,10 @@ impl Buffer {
 
     /// Replaces the failure of a partition where one is in line.
     pub fn replace_failure(&mut self, handle: u64, failure: &Failure) -> bool {
-        let entries = self.line.iter_mut().chain(self.parked.values_mut().flatten());
+        let entries = self
+            .line
+            .iter_mut()
+            .chain(self.parked.values_mut().flatten());
         for entry in entries {
             if let (true, Item::Failure(old)) = (entry.handle == handle, &mut entry.item) {
                 *old = failure.clone();

@@ -38,7 +38,9 @@ pub fn schema(py: Python<'_>) -> PyResult<Bound<'_, PyCapsule>> {
 #[expect(unsafe_code, reason = "a capsule holds a pointer")]
 fn layout_of(requested: &Bound<'_, PyAny>) -> PyResult<BinaryLayout> {
     let capsule = requested.cast::<PyCapsule>()?;
-    let pointer = capsule.pointer_checked(Some(SCHEMA_CAPSULE))?.cast::<FFI_ArrowSchema>();
+    let pointer = capsule
+        .pointer_checked(Some(SCHEMA_CAPSULE))?
+        .cast::<FFI_ArrowSchema>();
     // SAFETY: by the PyCapsule protocol a capsule of this name, which was checked, points to a valid ArrowSchema that
     // lives as long as the capsule, which is borrowed here.
     let schema = unsafe { pointer.as_ref() };
@@ -48,5 +50,9 @@ fn layout_of(requested: &Bound<'_, PyAny>) -> PyResult<BinaryLayout> {
             .is_some_and(|(_, field)| *field.data_type() == DataType::BinaryView),
         _ => false,
     };
-    Ok(if wants_views { BinaryLayout::View } else { BinaryLayout::Binary })
+    Ok(if wants_views {
+        BinaryLayout::View
+    } else {
+        BinaryLayout::Binary
+    })
 }

@@ -33,7 +33,10 @@ pub fn decode_batches(
 ) -> PyResult<PyConsumerRecords> {
     let bytes = with_bytes(data, Bytes::copy_from_slice)?;
     let context = Arc::new(Context::new(py, topic, partition, None, None));
-    let options = DecodeOptions { check_crcs, max_batch_bytes };
+    let options = DecodeOptions {
+        check_crcs,
+        max_batch_bytes,
+    };
     let set = bytes.clone();
     let decoded = py.detach(move || {
         let mut decoder = Decoder::new(set, offset, &options, None);
@@ -51,7 +54,13 @@ pub fn decode_batches(
     })?;
     let runs = chunks.into_iter().map(|(chunk, next_offset)| {
         let (context, end) = (Arc::clone(&context), chunk.len());
-        Arc::new(Run { context, chunk, start: 0, end, next_offset })
+        Arc::new(Run {
+            context,
+            chunk,
+            start: 0,
+            end,
+            next_offset,
+        })
     });
     Ok(PyConsumerRecords::new(runs.collect()))
 }
@@ -69,9 +78,13 @@ impl PyBatchBuilder {
     fn new(compression: &str, level: Option<i32>) -> PyResult<Self> {
         let codec = Compression::of_name(compression).ok_or_else(|| {
             let names = Compression::ALL.map(Compression::name).join(", ");
-            PyValueError::new_err(format!("no compression is called {compression:?}; there are {names}"))
+            PyValueError::new_err(format!(
+                "no compression is called {compression:?}; there are {names}"
+            ))
         })?;
-        Ok(Self { builder: BatchBuilder::new(codec, level) })
+        Ok(Self {
+            builder: BatchBuilder::new(codec, level),
+        })
     }
 
     /// Add a record; returns the batch's size in bytes so far, before compression.
@@ -84,11 +97,15 @@ impl PyBatchBuilder {
         headers: Option<&Bound<'_, PySequence>>,
     ) -> PyResult<usize> {
         let owned = headers.map(owned_headers).transpose()?.unwrap_or_default();
-        let headers: Vec<_> =
-            owned.iter().map(|(key, value)| (key.as_bytes(), value.as_deref())).collect();
+        let headers: Vec<_> = owned
+            .iter()
+            .map(|(key, value)| (key.as_bytes(), value.as_deref()))
+            .collect();
         let builder = &mut self.builder;
         let appended = with_optional(key, |key| {
-            with_optional(value, |value| builder.append(timestamp_ms, key, value, &headers))
+            with_optional(value, |value| {
+                builder.append(timestamp_ms, key, value, &headers)
+            })
         })??;
         appended.map_err(encode_error)
     }
@@ -104,7 +121,10 @@ impl PyBatchBuilder {
 
     /// The whole batch, compressed, with its CRC; base offset 0, ready for a Produce request. The builder stays usable
     /// for a retry.
-    #[pyo3(signature = (*, producer_id = -1, producer_epoch = -1, base_sequence = -1, transactional = false))]
+    #[pyo3(
+        signature = (*, producer_id = -1, producer_epoch = -1, base_sequence = -1, transactional = false),
+        text_signature = "($self, *, producer_id=-1, producer_epoch=-1, base_sequence=-1, transactional=False)",
+    )]
     fn build<'py>(
         &self,
         py: Python<'py>,
@@ -113,8 +133,15 @@ impl PyBatchBuilder {
         base_sequence: i32,
         transactional: bool,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let producer = Producer { id: producer_id, epoch: producer_epoch, base_sequence, transactional };
-        let built = py.detach(|| self.builder.build(&producer)).map_err(encode_error)?;
+        let producer = Producer {
+            id: producer_id,
+            epoch: producer_epoch,
+            base_sequence,
+            transactional,
+        };
+        let built = py
+            .detach(|| self.builder.build(&producer))
+            .map_err(encode_error)?;
         Ok(PyBytes::new(py, &built))
     }
 }
@@ -122,7 +149,9 @@ impl PyBatchBuilder {
 fn owned_headers(headers: &Bound<'_, PySequence>) -> PyResult<Vec<(String, Option<Vec<u8>>)>> {
     let pairs = headers.try_iter()?.map(|header| {
         let (key, value): (String, Option<Bound<'_, PyAny>>) = header?.extract()?;
-        let value = value.map(|value| with_bytes(&value, <[u8]>::to_vec)).transpose()?;
+        let value = value
+            .map(|value| with_bytes(&value, <[u8]>::to_vec))
+            .transpose()?;
         Ok((key, value))
     });
     pairs.collect()

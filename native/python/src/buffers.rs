@@ -52,6 +52,7 @@ impl SharedBytes {
         if status == 0 {
             return Ok(());
         }
-        Err(PyErr::take(slf.py()).unwrap_or_else(|| PyBufferError::new_err("no buffer of this kind")))
+        Err(PyErr::take(slf.py())
+            .unwrap_or_else(|| PyBufferError::new_err("no buffer of this kind")))
     }
 }

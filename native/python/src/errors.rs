@@ -53,9 +53,15 @@ pub fn of_decode(
         DecodeErrorKind::UnsupportedFormat => "UnsupportedFormatError",
         DecodeErrorKind::TooLarge => "RecordTooLargeError",
     };
-    let place = if topic.is_empty() { "record set".into() } else { format!("{topic}-{partition}") };
+    let place = if topic.is_empty() {
+        "record set".into()
+    } else {
+        format!("{topic}-{partition}")
+    };
     let at = error.offset;
-    let remedy = past.map(|past| format!("; seek to offset {past} to go past it")).unwrap_or_default();
+    let remedy = past
+        .map(|past| format!("; seek to offset {past} to go past it"))
+        .unwrap_or_default();
     let message = format!("{place} at offset {at}: {}{remedy}", error.message);
     let last = past.map_or(at, |past| at.max(past - 1));
     make(py, class, (message, topic, partition, last))

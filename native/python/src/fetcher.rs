@@ -29,7 +29,7 @@ pub struct PyFetcher {
 impl PyFetcher {
     #[new]
     #[pyo3(signature = (
-        events, *, client_id, client_rack = String::new(), isolation_level = 0, max_wait_ms = 500, min_bytes = 1,
+        events, *, client_id, client_rack = "", isolation_level = 0, max_wait_ms = 500, min_bytes = 1,
         max_bytes = 52_428_800, max_partition_bytes = 1_048_576, check_crcs = true, buffer_bytes = 33_554_432,
         max_batch_bytes = 268_435_456, request_timeout_ms = 30_000, key_deserializer = None, value_deserializer = None,
     ))]
@@ -37,7 +37,7 @@ impl PyFetcher {
     fn new(
         events: &PyEventQueue,
         client_id: String,
-        client_rack: String,
+        client_rack: &str,
         isolation_level: i8,
         max_wait_ms: i32,
         min_bytes: i32,
@@ -52,31 +52,50 @@ impl PyFetcher {
     ) -> PyResult<Self> {
         let config = FetchConfig {
             client_id,
-            client_rack,
+            client_rack: client_rack.into(),
             isolation_level,
             max_wait_ms,
             min_bytes,
             max_bytes,
             max_partition_bytes,
-            decode: DecodeOptions { check_crcs, max_batch_bytes },
+            decode: DecodeOptions {
+                check_crcs,
+                max_batch_bytes,
+            },
             buffer_bytes,
             request_timeout: Duration::from_millis(request_timeout_ms),
         };
         let fetcher = Fetcher::new(config, Arc::clone(&events.queue))?;
-        Ok(Self { fetcher, key_deserializer, value_deserializer })
+        Ok(Self {
+            fetcher,
+            key_deserializer,
+            value_deserializer,
+        })
     }
 
     // ------------------------------------------------ partition table
 
     /// A new handle, without position or leader.
-    fn assign(&self, py: Python<'_>, topic: &str, topic_id: &[u8], partition: i32) -> PyResult<u64> {
+    fn assign(
+        &self,
+        py: Python<'_>,
+        topic: &str,
+        topic_id: &[u8],
+        partition: i32,
+    ) -> PyResult<u64> {
         self.check(py)?;
         let topic_id = topic_id_of(topic_id)?;
-        let deserializer = |given: &Option<Py<PyAny>>| given.as_ref().map(|given| given.clone_ref(py));
-        let (key, value) = (deserializer(&self.key_deserializer), deserializer(&self.value_deserializer));
+        let deserializer =
+            |given: &Option<Py<PyAny>>| given.as_ref().map(|given| given.clone_ref(py));
+        let (key, value) = (
+            deserializer(&self.key_deserializer),
+            deserializer(&self.value_deserializer),
+        );
         let context = Context::new(py, topic, partition, key, value);
         let topic = Arc::clone(&context.topic);
-        Ok(self.fetcher.assign(topic, topic_id, partition, Arc::new(context)))
+        Ok(self
+            .fetcher
+            .assign(topic, topic_id, partition, Arc::new(context)))
     }
 
     /// Forget partitions and all that was fetched of them. After this returns, poll() returns nothing of them.
@@ -93,17 +112,34 @@ impl PyFetcher {
     }
 
     /// Where to fetch from (-1: nowhere for now). Lifts a suspension.
-    fn set_leader(&self, py: Python<'_>, handle: u64, node_id: i32, leader_epoch: i32) -> PyResult<()> {
+    fn set_leader(
+        &self,
+        py: Python<'_>,
+        handle: u64,
+        node_id: i32,
+        leader_epoch: i32,
+    ) -> PyResult<()> {
         self.check(py)?;
         self.fetcher.set_leader(handle, node_id, leader_epoch);
         Ok(())
     }
 
     /// Fetch from this offset, in a new epoch, which is returned. offset -1: no position, stop fetching.
-    #[pyo3(signature = (handle, offset, last_leader_epoch = -1))]
-    fn seek(&self, py: Python<'_>, handle: u64, offset: i64, last_leader_epoch: i32) -> PyResult<u64> {
+    #[pyo3(
+        signature = (handle, offset, last_leader_epoch = -1),
+        text_signature = "($self, handle, offset, last_leader_epoch=-1)",
+    )]
+    fn seek(
+        &self,
+        py: Python<'_>,
+        handle: u64,
+        offset: i64,
+        last_leader_epoch: i32,
+    ) -> PyResult<u64> {
         self.check(py)?;
-        self.fetcher.seek(handle, offset, last_leader_epoch).ok_or_else(|| unknown(handle))
+        self.fetcher
+            .seek(handle, offset, last_leader_epoch)
+            .ok_or_else(|| unknown(handle))
     }
 
     fn epoch(&self, py: Python<'_>, handle: u64) -> PyResult<u64> {
@@ -118,15 +154,18 @@ impl PyFetcher {
     }
 
     fn high_watermark(&self, py: Python<'_>, handle: u64) -> PyResult<i64> {
-        self.marks(py, handle).map(|(high_watermark, _, _)| high_watermark)
+        self.marks(py, handle)
+            .map(|(high_watermark, _, _)| high_watermark)
     }
 
     fn last_stable_offset(&self, py: Python<'_>, handle: u64) -> PyResult<i64> {
-        self.marks(py, handle).map(|(_, last_stable_offset, _)| last_stable_offset)
+        self.marks(py, handle)
+            .map(|(_, last_stable_offset, _)| last_stable_offset)
     }
 
     fn log_start_offset(&self, py: Python<'_>, handle: u64) -> PyResult<i64> {
-        self.marks(py, handle).map(|(_, _, log_start_offset)| log_start_offset)
+        self.marks(py, handle)
+            .map(|(_, _, log_start_offset)| log_start_offset)
     }
 
     /// Stop returning and fetching; what is buffered is kept, outside the buffer's budget.
@@ -161,7 +200,9 @@ impl PyFetcher {
     ) -> PyResult<()> {
         self.check(py)?;
         connection.check(py)?;
-        let attached = self.fetcher.attach(node_id, &connection.connection, api_version);
+        let attached = self
+            .fetcher
+            .attach(node_id, &connection.connection, api_version);
         attached.map_err(PyValueError::new_err)
     }
 
@@ -174,7 +215,12 @@ impl PyFetcher {
     // ------------------------------------------------ the user's thread
 
     /// Up to max_records, oldest fetch first; waits up to timeout_ms for the first. Empty also after wake().
-    fn poll(&self, py: Python<'_>, max_records: usize, timeout_ms: i64) -> PyResult<PyConsumerRecords> {
+    fn poll(
+        &self,
+        py: Python<'_>,
+        max_records: usize,
+        timeout_ms: i64,
+    ) -> PyResult<PyConsumerRecords> {
         self.check(py)?;
         self.fetcher.poll_entered();
         let mut deadline = None;
@@ -248,7 +294,9 @@ impl PyFetcher {
 }
 
 fn unknown(handle: u64) -> PyErr {
-    PyKeyError::new_err(format!("no partition has the handle {handle}; it was unassigned"))
+    PyKeyError::new_err(format!(
+        "no partition has the handle {handle}; it was unassigned"
+    ))
 }
 
 fn topic_id_of(bytes: &[u8]) -> PyResult<[u8; 16]> {
@@ -257,15 +305,30 @@ fn topic_id_of(bytes: &[u8]) -> PyResult<[u8; 16]> {
 }
 
 fn context_of(context: &(dyn Any + Send + Sync)) -> PyResult<&Context> {
-    context.downcast_ref().ok_or_else(|| errors::fault("a partition without its context"))
+    context
+        .downcast_ref()
+        .ok_or_else(|| errors::fault("a partition without its context"))
 }
 
 fn to_records(taken: Vec<Taken>) -> PyResult<PyConsumerRecords> {
     let runs = taken.into_iter().map(|taken| {
-        let Taken { context, chunk, start, end, next_offset, .. } = taken;
+        let Taken {
+            context,
+            chunk,
+            start,
+            end,
+            next_offset,
+            ..
+        } = taken;
         let context = context.downcast::<Context>();
         let context = context.map_err(|_| errors::fault("a partition without its context"))?;
-        Ok(Arc::new(Run { context, chunk, start, end, next_offset }))
+        Ok(Arc::new(Run {
+            context,
+            chunk,
+            start,
+            end,
+            next_offset,
+        }))
     });
     Ok(PyConsumerRecords::new(runs.collect::<PyResult<_>>()?))
 }

@@ -44,7 +44,9 @@ impl Context {
         static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let made = self.topic_partition.get_or_try_init(py, || {
             let class = CLASS.get_or_try_init(py, || {
-                py.import("penstock.types")?.getattr("TopicPartition").map(Bound::unbind)
+                py.import("penstock.types")?
+                    .getattr("TopicPartition")
+                    .map(Bound::unbind)
             })?;
             class.call1(py, (&self.py_topic, self.partition))
         })?;
@@ -75,7 +77,13 @@ impl Run {
             _ => self.chunk.offset(end.saturating_sub(1)) + 1,
         };
         let (context, chunk) = (Arc::clone(&self.context), Arc::clone(&self.chunk));
-        Self { context, chunk, start, end, next_offset }
+        Self {
+            context,
+            chunk,
+            start,
+            end,
+            next_offset,
+        }
     }
 }
 
@@ -104,7 +112,12 @@ impl PyConsumerRecord {
     /// `index` counts from the chunk's start.
     #[inline]
     pub fn new(run: Arc<Run>, index: usize) -> Self {
-        Self { run, index, key: OnceLock::new(), value: OnceLock::new() }
+        Self {
+            run,
+            index,
+            key: OnceLock::new(),
+            value: OnceLock::new(),
+        }
     }
 
     #[inline]
@@ -157,27 +170,46 @@ impl PyConsumerRecord {
         }
         match cell.get() {
             Some(Read::Value(value)) => Ok(value.bind(py).clone()),
-            Some(Read::Failure(cause)) => Err(self.deserialization_error(py, field, cause.bind(py))),
-            None => Err(errors::fault("a record's cache is empty after it was filled")),
+            Some(Read::Failure(cause)) => {
+                Err(self.deserialization_error(py, field, cause.bind(py)))
+            }
+            None => Err(errors::fault(
+                "a record's cache is empty after it was filled",
+            )),
         }
     }
 
     #[cold]
-    fn deserialization_error(&self, py: Python<'_>, field: Field, cause: &Bound<'_, PyAny>) -> PyErr {
+    fn deserialization_error(
+        &self,
+        py: Python<'_>,
+        field: Field,
+        cause: &Bound<'_, PyAny>,
+    ) -> PyErr {
         let name = match field {
             Field::Key => "key",
             Field::Value => "value",
         };
         let (topic, partition) = (&*self.run.context.topic, self.run.context.partition);
         let offset = self.run.chunk.offset(self.index);
-        let what = cause.repr().map(|repr| repr.to_string()).unwrap_or_default();
+        let what = cause
+            .repr()
+            .map(|repr| repr.to_string())
+            .unwrap_or_default();
         let message = format!(
             "{topic}-{partition} at offset {offset}: the {name}.deserializer raised {what}; raw_key and raw_value have \
              the bytes"
         );
         let raw = |field| self.raw(field).map(|bytes| PyBytes::new(py, bytes));
-        let arguments =
-            (message, topic, partition, offset, name, raw(Field::Key), raw(Field::Value));
+        let arguments = (
+            message,
+            topic,
+            partition,
+            offset,
+            name,
+            raw(Field::Key),
+            raw(Field::Value),
+        );
         let error = errors::make(py, "DeserializationError", arguments);
         error.set_cause(py, Some(PyErr::from_value(cause.clone())));
         error
@@ -292,7 +324,9 @@ impl PyConsumerRecord {
 /// As Python shows bytes, the first of them.
 fn shown(bytes: Option<&[u8]>) -> String {
     const SHOWN_BYTES: usize = 40;
-    let Some(bytes) = bytes else { return "None".into() };
+    let Some(bytes) = bytes else {
+        return "None".into();
+    };
     match bytes.get(..SHOWN_BYTES) {
         Some(first) => format!("b\"{}\"... ({} bytes)", first.escape_ascii(), bytes.len()),
         None => format!("b\"{}\"", bytes.escape_ascii()),

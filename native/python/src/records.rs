@@ -14,7 +14,12 @@ use crate::record::{PyConsumerRecord, Run};
 ///
 /// It has all methods of a sequence, but is not registered as a `collections.abc.Sequence`: Polars would take it for a
 /// list of Python objects then, before it looks for an Arrow stream.
-#[pyclass(name = "ConsumerRecords", module = "penstock._native", frozen, sequence)]
+#[pyclass(
+    name = "ConsumerRecords",
+    module = "penstock._native",
+    frozen,
+    sequence
+)]
 pub struct PyConsumerRecords {
     runs: Vec<Arc<Run>>,
     /// How many records there are up to the end of each run.
@@ -102,9 +107,8 @@ impl PyConsumerRecords {
     /// Those of one partition.
     fn records(&self, topic_partition: (String, i32)) -> Self {
         let (topic, partition) = topic_partition;
-        let wanted = |run: &&Arc<Run>| {
-            run.context.partition == partition && *run.context.topic == *topic
-        };
+        let wanted =
+            |run: &&Arc<Run>| run.context.partition == partition && *run.context.topic == *topic;
         Self::new(self.runs.iter().filter(wanted).cloned().collect())
     }
 
@@ -123,7 +127,10 @@ impl PyConsumerRecords {
 
     /// Bytes of all keys and values.
     fn size_bytes(&self) -> u64 {
-        let spans = self.runs.iter().flat_map(|run| run.chunk.spans.get(run.start..run.end));
+        let spans = self
+            .runs
+            .iter()
+            .flat_map(|run| run.chunk.spans.get(run.start..run.end));
         let lengths = spans.flatten().map(|span| {
             u64::from(span.key_len.max(0).unsigned_abs())
                 + u64::from(span.value_len.max(0).unsigned_abs())
@@ -161,7 +168,12 @@ impl PyConsumerRecords {
         let runs = &slf.get().runs;
         let first = runs.first().cloned();
         let index = first.as_ref().map_or(0, |run| run.start);
-        PyRecordIterator { run: first, index, next_run: 1, records: slf.unbind() }
+        PyRecordIterator {
+            run: first,
+            index,
+            next_run: 1,
+            records: slf.unbind(),
+        }
     }
 
     fn __getitem__<'py>(&self, index: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
@@ -171,7 +183,11 @@ impl PyConsumerRecords {
         }
         let asked: isize = index.extract()?;
         let length = self.len();
-        let index = if asked < 0 { length.checked_sub(asked.unsigned_abs()) } else { Some(asked.unsigned_abs()) };
+        let index = if asked < 0 {
+            length.checked_sub(asked.unsigned_abs())
+        } else {
+            Some(asked.unsigned_abs())
+        };
         let Some((run, at)) = index.and_then(|index| self.locate(index)) else {
             return Err(PyIndexError::new_err(format!("record {asked} of {length}")));
         };
@@ -192,16 +208,26 @@ impl PyConsumerRecords {
     }
 
     /// As of any sequence; see index().
-    fn count<'py>(slf: &Bound<'py, Self>, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        slf.py().import("operator")?.call_method1("countOf", (slf, value))
+    fn count<'py>(
+        slf: &Bound<'py, Self>,
+        value: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        slf.py()
+            .import("operator")?
+            .call_method1("countOf", (slf, value))
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         let partitions = self.partitions(py)?;
         let count = self.len();
-        let names = partitions.iter().map(|partition| partition.str().map(|name| name.to_string()));
+        let names = partitions
+            .iter()
+            .map(|partition| partition.str().map(|name| name.to_string()));
         let names = names.collect::<PyResult<Vec<_>>>()?;
-        Ok(format!("<ConsumerRecords: {count} records of [{}]>", names.join(", ")))
+        Ok(format!(
+            "<ConsumerRecords: {count} records of [{}]>",
+            names.join(", ")
+        ))
     }
 }
 

@@ -101,7 +101,9 @@ impl Fetcher {
         partition: i32,
         context: Arc<dyn Any + Send + Sync>,
     ) -> u64 {
-        self.shared.table().assign(topic, topic_id, partition, context)
+        self.shared
+            .table()
+            .assign(topic, topic_id, partition, context)
     }
 
     /// Forgets partitions and all that was fetched of them.
@@ -118,7 +120,9 @@ impl Fetcher {
 
     /// Where to fetch from; -1: nowhere for now. Lifts a suspension.
     pub fn set_leader(&self, handle: u64, node_id: i32, leader_epoch: i32) {
-        self.shared.table().set_leader(handle, node_id, leader_epoch);
+        self.shared
+            .table()
+            .set_leader(handle, node_id, leader_epoch);
     }
 
     /// Fetches from `offset` on, in a new epoch, which is returned; None for an unknown handle. -1: no position.
@@ -128,13 +132,20 @@ impl Fetcher {
 
     /// The partition's epoch.
     pub fn epoch(&self, handle: u64) -> Option<u64> {
-        self.shared.table().partitions.get(&handle).map(|partition| partition.epoch)
+        self.shared
+            .table()
+            .partitions
+            .get(&handle)
+            .map(|partition| partition.epoch)
     }
 
     /// (offset of the next record that `poll` returns, leader epoch of the last one or -1).
     pub fn position(&self, handle: u64) -> Option<(i64, i32)> {
         let table = self.shared.table();
-        let partition = table.partitions.get(&handle).filter(|p| p.consumed_offset >= 0)?;
+        let partition = table
+            .partitions
+            .get(&handle)
+            .filter(|p| p.consumed_offset >= 0)?;
         Some((partition.consumed_offset, partition.consumed_epoch))
     }
 
@@ -168,29 +179,44 @@ impl Fetcher {
     ///
     /// # Errors
     /// A version below the oldest known one.
-    pub fn attach(&self, node_id: i32, connection: &Connection, version: i16) -> Result<(), String> {
+    pub fn attach(
+        &self,
+        node_id: i32,
+        connection: &Connection,
+        version: i16,
+    ) -> Result<(), String> {
         if version < MIN_VERSION {
-            return Err(format!("Fetch version {version}; {MIN_VERSION} to {MAX_VERSION} are known"));
+            return Err(format!(
+                "Fetch version {version}; {MIN_VERSION} to {MAX_VERSION} are known"
+            ));
         }
         let signal = connection.signal();
         let mut table = self.shared.table();
         let rider = table.number();
         let node = table.nodes.entry(node_id).or_default();
         node.rests = false;
-        node.seat = Some(Seat { rider, signal: Arc::clone(&signal) });
+        node.seat = Some(Seat {
+            rider,
+            signal: Arc::clone(&signal),
+        });
         drop(table);
         self.shared.loops.fetch_add(1, Ordering::Relaxed);
         let version = version.min(MAX_VERSION);
         let shared = Arc::clone(&self.shared);
         let id = connection.id();
-        connection.board(Box::new(FetchLoop::new(shared, rider, node_id, id, version, signal)));
+        connection.board(Box::new(FetchLoop::new(
+            shared, rider, node_id, id, version, signal,
+        )));
         Ok(())
     }
 
     /// Ends the fetch loop of a node. What it has fetched and not pushed will be fetched again.
     pub fn detach(&self, node_id: i32) {
         let mut table = self.shared.table();
-        let seat = table.nodes.get_mut(&node_id).and_then(|node| node.seat.take());
+        let seat = table
+            .nodes
+            .get_mut(&node_id)
+            .and_then(|node| node.seat.take());
         drop(table);
         if let Some(seat) = seat {
             seat.signal.notify();
@@ -235,7 +261,8 @@ impl Fetcher {
 
     /// Milliseconds since `poll_entered`, or since the fetcher was made.
     pub fn since_last_poll_ms(&self) -> u64 {
-        self.now_ms().saturating_sub(self.last_poll_ms.load(Ordering::Relaxed))
+        self.now_ms()
+            .saturating_sub(self.last_poll_ms.load(Ordering::Relaxed))
     }
 
     /// Makes the present or the next poll return at once.

@@ -55,7 +55,11 @@ impl FetchPlan {
     /// The version to speak: one that names topics where the id of one is not known.
     pub fn version(&self, highest: i16) -> i16 {
         let all_have_ids = self.wanted.iter().all(|wanted| wanted.topic_id != [0; 16]);
-        if all_have_ids { highest } else { highest.min(TOPIC_IDS_FROM - 1) }
+        if all_have_ids {
+            highest
+        } else {
+            highest.min(TOPIC_IDS_FROM - 1)
+        }
     }
 }
 

@@ -104,13 +104,17 @@ impl FetchLoop {
                 match topic {
                     TopicKey::Name(name) => by_name
                         .get_or_insert_with(|| {
-                            all.clone().map(|(at, w)| ((&*w.topic, w.partition), at)).collect()
+                            all.clone()
+                                .map(|(at, w)| ((&*w.topic, w.partition), at))
+                                .collect()
                         })
                         .get(&(*name, number))
                         .copied(),
                     TopicKey::Id(id) => by_id
                         .get_or_insert_with(|| {
-                            all.clone().map(|(at, w)| ((w.topic_id, w.partition), at)).collect()
+                            all.clone()
+                                .map(|(at, w)| ((w.topic_id, w.partition), at))
+                                .collect()
                         })
                         .get(&(*id, number))
                         .copied(),
@@ -122,7 +126,12 @@ impl FetchLoop {
                 answers.push(Answer { index, data, scan });
             }
         })
-        .map_err(|flaw| format!("its Fetch response (version {}) cannot be read: {flaw}", self.asked_version))?;
+        .map_err(|flaw| {
+            format!(
+                "its Fetch response (version {}) cannot be read: {flaw}",
+                self.asked_version
+            )
+        })?;
         Ok((response, answers))
     }
 
@@ -133,16 +142,23 @@ impl FetchLoop {
         let mut had_data = HashSet::new();
         let mut table = shared.table();
         for answer in answers {
-            let Some(wanted) = self.outstanding.get(answer.index) else { continue };
+            let Some(wanted) = self.outstanding.get(answer.index) else {
+                continue;
+            };
             let (handle, epoch) = (wanted.handle, wanted.epoch);
             let is_mine = answer.data.error_code == 0 || {
-                let leader = table.partitions.get(&handle).map(|partition| partition.leader);
+                let leader = table
+                    .partitions
+                    .get(&handle)
+                    .map(|partition| partition.leader);
                 leader == Some(self.node_id)
             };
             let partition = table.partitions.get_mut(&handle);
             let current = partition.filter(|partition| {
                 // The offset: another broker may have been asked meanwhile, and have answered first.
-                partition.epoch == epoch && partition.fetch_offset == wanted.offset && !partition.is_failed
+                partition.epoch == epoch
+                    && partition.fetch_offset == wanted.offset
+                    && !partition.is_failed
             });
             let Some(partition) = current.filter(|_| is_mine) else {
                 add(&shared.stats.stale, 1);
@@ -173,7 +189,11 @@ impl FetchLoop {
                 continue;
             }
             match answer.scan {
-                Ok(Scan { next_offset: Some(next), batches, .. }) => {
+                Ok(Scan {
+                    next_offset: Some(next),
+                    batches,
+                    ..
+                }) => {
                     add(&shared.stats.batches, batches);
                     if next <= wanted.offset {
                         continue;
@@ -181,7 +201,10 @@ impl FetchLoop {
                     partition.fetch_offset = next;
                 }
                 // The decoder tells what is wrong, after the records that stand before it.
-                Ok(Scan { next_offset: None, .. }) | Err(_) => partition.awaits_failure = true,
+                Ok(Scan {
+                    next_offset: None, ..
+                })
+                | Err(_) => partition.awaits_failure = true,
             }
             had_data.insert(handle);
             partition.decoded_by = Some(self.number);
@@ -190,7 +213,13 @@ impl FetchLoop {
             let records = data.records;
             let decoder = Decoder::new(records.clone(), wanted.offset, options, aborted);
             let pushed_offset = wanted.offset;
-            self.work.push_back(PartitionWork { handle, epoch, decoder, records, pushed_offset });
+            self.work.push_back(PartitionWork {
+                handle,
+                epoch,
+                decoder,
+                records,
+                pushed_offset,
+            });
         }
         table.rotate(self.node_id, &had_data);
         drop(table);
@@ -204,11 +233,21 @@ impl FetchLoop {
         let soft_limit = self.shared.config.chunk_bytes();
         let work = self.work.front_mut()?;
         let (handle, epoch) = (work.handle, work.epoch);
-        let entry = |item| Some(Entry { handle, epoch, item });
+        let entry = |item| {
+            Some(Entry {
+                handle,
+                epoch,
+                item,
+            })
+        };
         match work.decoder.next_chunk(soft_limit) {
             Ok(Some(chunk)) => {
                 let next_offset = work.decoder.next_offset();
-                entry(Item::Records { chunk: Arc::new(chunk), cursor: 0, next_offset })
+                entry(Item::Records {
+                    chunk: Arc::new(chunk),
+                    cursor: 0,
+                    next_offset,
+                })
             }
             Ok(None) => {
                 let next_offset = work.decoder.next_offset();
@@ -221,7 +260,10 @@ impl FetchLoop {
                     add(&stats.crc_failures, 1);
                 }
                 let past = super::offset_past(&work.records, work.decoder.remaining_bytes());
-                entry(Item::Failure(Failure::Decode { error: Arc::new(error), past }))
+                entry(Item::Failure(Failure::Decode {
+                    error: Arc::new(error),
+                    past,
+                }))
             }
         }
     }
@@ -240,7 +282,9 @@ impl FetchLoop {
             return Err(entry);
         }
         let is_last = match &entry.item {
-            Item::Records { next_offset, chunk, .. } => {
+            Item::Records {
+                next_offset, chunk, ..
+            } => {
                 add(&shared.stats.chunks, 1);
                 add(&shared.stats.records, chunk.len());
                 self.pushed_up_to(*next_offset);
@@ -276,7 +320,9 @@ impl FetchLoop {
     /// The first partition is through, or nobody wants it any more.
     fn drop_first(&mut self) {
         if let Some(work) = self.work.pop_front() {
-            self.shared.table().release(work.handle, work.epoch, self.number);
+            self.shared
+                .table()
+                .release(work.handle, work.epoch, self.number);
         }
     }
 
@@ -299,7 +345,10 @@ impl FetchLoop {
 
 impl Rider for FetchLoop {
     fn request(&mut self, correlation_id: i32) -> Option<Vec<u8>> {
-        if self.throttled_until.is_some_and(|until| until > Instant::now()) {
+        if self
+            .throttled_until
+            .is_some_and(|until| until > Instant::now())
+        {
             return None;
         }
         self.throttled_until = None;
@@ -310,7 +359,13 @@ impl Rider for FetchLoop {
         let plan = FetchPlan::full(wanted);
         self.asked_version = plan.version(self.version);
         let config = &self.shared.config;
-        let bytes = request::encode(&plan, self.asked_version, correlation_id, config, &self.rack);
+        let bytes = request::encode(
+            &plan,
+            self.asked_version,
+            correlation_id,
+            config,
+            &self.rack,
+        );
         self.outstanding = plan.wanted;
         add(&self.shared.stats.fetches, 1);
         Some(bytes)
@@ -334,7 +389,10 @@ impl Rider for FetchLoop {
                 node.rests = true;
             }
             let (connection, error_code) = (self.connection_id, response.error_code);
-            self.shared.events.push(Event::FetchNodeError { connection, error_code });
+            self.shared.events.push(Event::FetchNodeError {
+                connection,
+                error_code,
+            });
             return Ok(());
         }
         self.accept(answers);
@@ -364,7 +422,8 @@ impl Rider for FetchLoop {
     }
 
     fn response_timeout(&self) -> Duration {
-        let wait = Duration::from_millis(u64::try_from(self.shared.config.max_wait_ms).unwrap_or(0));
+        let wait =
+            Duration::from_millis(u64::try_from(self.shared.config.max_wait_ms).unwrap_or(0));
         self.shared.config.request_timeout + wait
     }
 
@@ -378,7 +437,10 @@ impl Drop for FetchLoop {
         self.abandon();
         let mut table = self.shared.table();
         if let Some(node) = table.nodes.get_mut(&self.node_id)
-            && node.seat.as_ref().is_some_and(|seat| seat.rider == self.number)
+            && node
+                .seat
+                .as_ref()
+                .is_some_and(|seat| seat.rider == self.number)
         {
             node.seat = None;
         }

@@ -190,7 +190,9 @@ impl Table {
     }
 
     pub fn set_leader(&mut self, handle: u64, node_id: i32, leader_epoch: i32) {
-        let Some(partition) = self.partitions.get_mut(&handle) else { return };
+        let Some(partition) = self.partitions.get_mut(&handle) else {
+            return;
+        };
         partition.leader_epoch = leader_epoch;
         partition.is_suspended = false;
         let before = std::mem::replace(&mut partition.leader, node_id);
@@ -244,7 +246,9 @@ impl Table {
     pub fn resume(&mut self, handles: &[u64]) {
         // The first of the list comes to stand first.
         for handle in handles.iter().rev() {
-            let Some(partition) = self.partitions.get_mut(handle) else { continue };
+            let Some(partition) = self.partitions.get_mut(handle) else {
+                continue;
+            };
             partition.is_paused = false;
             let leader = partition.leader;
             self.buffer.unpark(*handle);
@@ -254,7 +258,9 @@ impl Table {
 
     /// The partition ends with this failure, which stands behind what is buffered.
     pub fn fail(&mut self, handle: u64, failure: Failure) {
-        let Some(partition) = self.partitions.get_mut(&handle) else { return };
+        let Some(partition) = self.partitions.get_mut(&handle) else {
+            return;
+        };
         let epoch = partition.epoch;
         if std::mem::replace(&mut partition.is_failed, true)
             && self.buffer.replace_failure(handle, &failure)
@@ -262,7 +268,11 @@ impl Table {
             return;
         }
         let item = Item::Failure(failure);
-        self.buffer.push(Entry { handle, epoch, item });
+        self.buffer.push(Entry {
+            handle,
+            epoch,
+            item,
+        });
     }
 
     // ------------------------------------------------ the user's side
@@ -272,9 +282,15 @@ impl Table {
         let mut taken: Vec<Taken> = Vec::new();
         let mut left = max_records;
         while left > 0 {
-            let Some(entry) = self.buffer.front() else { break };
+            let Some(entry) = self.buffer.front() else {
+                break;
+            };
             let (handle, epoch) = (entry.handle, entry.epoch);
-            let Some(partition) = self.partitions.get_mut(&handle).filter(|p| p.epoch == epoch) else {
+            let Some(partition) = self
+                .partitions
+                .get_mut(&handle)
+                .filter(|p| p.epoch == epoch)
+            else {
                 self.buffer.pop();
                 continue;
             };
@@ -296,18 +312,33 @@ impl Table {
                     }
                     return Drained::Failure(context, failure);
                 }
-                Item::Records { chunk, cursor, next_offset } => {
+                Item::Records {
+                    chunk,
+                    cursor,
+                    next_offset,
+                } => {
                     let start = *cursor;
                     let end = chunk.len().min(start.saturating_add(left));
                     let is_whole = end == chunk.len();
-                    let position = if is_whole { *next_offset } else { chunk.offset(end - 1) + 1 };
+                    let position = if is_whole {
+                        *next_offset
+                    } else {
+                        chunk.offset(end - 1) + 1
+                    };
                     partition.consumed(position);
                     partition.consumed_epoch = chunk.leader_epoch(end.saturating_sub(1));
                     let context = Arc::clone(&partition.context);
                     let chunk = Arc::clone(chunk);
                     *cursor = end;
                     left -= end - start;
-                    taken.push(Taken { handle, context, chunk, start, end, next_offset: position });
+                    taken.push(Taken {
+                        handle,
+                        context,
+                        chunk,
+                        start,
+                        end,
+                        next_offset: position,
+                    });
                     self.buffer.returned(end - start);
                     if is_whole {
                         self.buffer.pop();
@@ -330,7 +361,9 @@ impl Table {
 
     pub fn plan(&self, node_id: i32, rider: u64) -> Vec<Wanted> {
         let node = self.nodes.get(&node_id).filter(|node| !node.rests);
-        let Some(node) = node.filter(|_| self.has_seat(node_id, rider)) else { return Vec::new() };
+        let Some(node) = node.filter(|_| self.has_seat(node_id, rider)) else {
+            return Vec::new();
+        };
         let wanted = node.order.iter().filter_map(|&handle| {
             let partition = self.partitions.get(&handle)?;
             partition.is_fetchable_by(rider).then(|| Wanted {
@@ -348,30 +381,45 @@ impl Table {
 
     /// Those that returned data go last, so that the broker's limit of a response does not starve the others.
     pub fn rotate(&mut self, node_id: i32, had_data: &HashSet<u64>) {
-        if let Some(node) = self.nodes.get_mut(&node_id).filter(|_| !had_data.is_empty()) {
+        if let Some(node) = self
+            .nodes
+            .get_mut(&node_id)
+            .filter(|_| !had_data.is_empty())
+        {
             node.order.sort_by_key(|handle| had_data.contains(handle));
         }
     }
 
     /// Whether an entry may go into the line now; if not, `signal` is raised when that may have changed.
     pub fn has_room_for(&mut self, entry: &Entry, signal: &Arc<Signal>) -> bool {
-        let is_parked = self.partitions.get(&entry.handle).is_some_and(|p| p.is_paused);
+        let is_parked = self
+            .partitions
+            .get(&entry.handle)
+            .is_some_and(|p| p.is_paused);
         if is_parked || self.buffer.has_room(entry.bytes()) {
             return true;
         }
-        if !self.waiting_for_room.iter().any(|other| Arc::ptr_eq(other, signal)) {
+        if !self
+            .waiting_for_room
+            .iter()
+            .any(|other| Arc::ptr_eq(other, signal))
+        {
             self.waiting_for_room.push(Arc::clone(signal));
         }
         false
     }
 
     pub fn is_current(&self, handle: u64, epoch: u64) -> bool {
-        self.partitions.get(&handle).is_some_and(|partition| partition.epoch == epoch)
+        self.partitions
+            .get(&handle)
+            .is_some_and(|partition| partition.epoch == epoch)
     }
 
     /// The loop has pushed all that it had of this partition: another one may fetch it now.
     pub fn release(&mut self, handle: u64, epoch: u64, rider: u64) {
-        let Some(partition) = self.partitions.get_mut(&handle) else { return };
+        let Some(partition) = self.partitions.get_mut(&handle) else {
+            return;
+        };
         if partition.epoch == epoch && partition.decoded_by == Some(rider) {
             partition.decoded_by = None;
             let leader = partition.leader;
@@ -381,7 +429,9 @@ impl Table {
 
     /// The loop ends without having pushed what it had: it has to be fetched again, from `offset` on.
     pub fn roll_back(&mut self, handle: u64, epoch: u64, rider: u64, offset: i64) {
-        let Some(partition) = self.partitions.get_mut(&handle) else { return };
+        let Some(partition) = self.partitions.get_mut(&handle) else {
+            return;
+        };
         if partition.epoch == epoch && partition.decoded_by == Some(rider) {
             partition.fetch_offset = offset;
             partition.awaits_failure = false;

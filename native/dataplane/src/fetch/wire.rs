@@ -93,12 +93,19 @@ impl<'a> Reader<'a> {
     }
 
     fn take(&mut self, count: usize) -> Result<&'a [u8], Flaw> {
-        let missing =
-            || format!("it ends early: {count} bytes are missing at byte {}", self.at);
+        let missing = || {
+            format!(
+                "it ends early: {count} bytes are missing at byte {}",
+                self.at
+            )
+        };
         if count > self.remaining() {
             return Err(missing());
         }
-        let slice = self.data.get(self.at..self.at + count).ok_or_else(missing)?;
+        let slice = self
+            .data
+            .get(self.at..self.at + count)
+            .ok_or_else(missing)?;
         self.at += count;
         Ok(slice)
     }
@@ -139,7 +146,10 @@ impl<'a> Reader<'a> {
     }
 
     /// None for null.
-    fn length(&mut self, classic: impl Fn(&mut Self) -> Result<i32, Flaw>) -> Result<Option<usize>, Flaw> {
+    fn length(
+        &mut self,
+        classic: impl Fn(&mut Self) -> Result<i32, Flaw>,
+    ) -> Result<Option<usize>, Flaw> {
         let length = if self.flexible {
             i64::from(self.unsigned_varint()?) - 1
         } else {
