@@ -14,7 +14,7 @@ import pytest
 from penstock.group import messages as g
 
 from . import checkers
-from .world import Host, World
+from .world import SESSION_MS, Host, World
 
 SEEDS = int(os.environ.get("PENSTOCK_SEEDS", "150"))
 TOPICS = {"t": 4, "u": 3}
@@ -42,7 +42,7 @@ class Trouble:
         if self.over:
             return
         gentle: list[Callable[[], None]] = [self.add, self.close, self.subscribe, self.rejoin, self.grow]
-        rough: list[Callable[[], None]] = [self.die, self.bounce, self.cut, self.cut, self.move]
+        rough: list[Callable[[], None]] = [self.die, self.bounce, self.cut, self.isolate, self.move]
         self.world.random.choice(gentle + rough if self.rough else gentle)()
         self._later()
 
@@ -76,6 +76,11 @@ class Trouble:
         if (host := self._one()) is not None:
             host.cut()
 
+    def isolate(self) -> None:
+        """Cut one off from the coordinator, often for longer than its session."""
+        if (host := self._one()) is not None:
+            host.cut(self.world.random.randrange(1_000, 3 * SESSION_MS))
+
     def move(self) -> None:
         self.world.moved_until_ms = self.world.clock.now_ms + self.world.random.randrange(100, 6_000)
 
@@ -102,6 +107,9 @@ def run(seed: int, *, rough: bool, each: Callable[[World], None]) -> World:
     world.clock.run(FAULTY_MS, lambda: each(world))
     trouble.over, world.faults = True, 0.0
     trouble.add()  # at least one member is left
+    world.clock.after(
+        QUIET_MS // 2, trouble.grow
+    )  # and the leader sees new partitions, with nothing else to rebalance for
     world.clock.run(FAULTY_MS + QUIET_MS, lambda: each(world))
     return world
 
@@ -131,7 +139,7 @@ def test_the_runs_are_worth_their_time() -> None:
         call for world in worlds for host in world.hosts for call, partitions in host.seen.calls if partitions
     ]
     assert calls.count("revoked") > 100
-    assert calls.count("lost") > 10
+    assert calls.count("lost") > 15
     assert sum(len(world.accepted) for world in worlds) > 500
 
 

@@ -196,6 +196,7 @@ class Host:
         self.alive = True
         self.errors: list[int] = []
         self.positions: dict[TopicPartition, int] = {}
+        self.isolated_until_ms = 0  # until then no new connection reaches the coordinator
         self._connection = Connection(world)
         self._callbacks: deque[Callable[[], None]] = deque()
         self._polled_at_ms = world.clock.now_ms
@@ -245,7 +246,7 @@ class Host:
     def _send(
         self, kind: g.RequestKind, make: Callable[[Any], b.Event], read: Callable[[Any], g.Event], timeout_ms: int = REQUEST_MS
     ) -> None:  # fmt: skip
-        if self._connection.broken:
+        if self._connection.broken and self.world.clock.now_ms >= self.isolated_until_ms:
             self._connection = Connection(self.world)
         self._connection.send(
             Request(
@@ -408,7 +409,7 @@ class Host:
 
             return b.CommitOffsets(judged, GROUP, generation, member_id, self.instance, offsets)
 
-        if self._connection.broken:
+        if self._connection.broken and self.world.clock.now_ms >= self.isolated_until_ms:
             self._connection = Connection(self.world)
         self._connection.send(Request(make, lambda reply: None, lambda why: None), REQUEST_MS)
 
@@ -427,5 +428,7 @@ class Host:
             self.positions = {}
             self.feed(g.Leave())
 
-    def cut(self) -> None:
+    def cut(self, isolated_ms: int = 0) -> None:
+        """Break the connection, and let no new one through for a while."""
+        self.isolated_until_ms = self.world.clock.now_ms + isolated_ms
         self._connection.cut("the network was cut")
