@@ -219,6 +219,7 @@ class ClusterClient:
         """Have these topics in the snapshot from now on."""
         if self.interest is not None and not self.interest.issuperset(topics):
             self.interest.update(topics)
+            self._patience.reset()  # what another topic has waited is not this one's
             self.want_update()
 
     async def updated(self) -> None:

@@ -52,6 +52,7 @@ class ProducerBatch:
         "epoch",
         "fate_known",
         "last_error",
+        "lost",
         "on_wire",
         "outcome",
         "partition",
@@ -77,7 +78,8 @@ class ProducerBatch:
         self.attempts = 0
         self.last_error: BaseException | None = None
         self.on_wire = False
-        self.fate_known = True  # False: sent, and nothing is known of what became of it
+        self.fate_known = True  # False: an attempt had no answer, and may have been carried out
+        self.lost = False  # see PartitionSequences
         self.producer_id = -1
         self.epoch = -1
         self.base_sequence = -1

@@ -21,7 +21,7 @@ from .settings import ProducerSettings
 
 _log = logging.getLogger("penstock.producer")
 
-_UNKNOWN_TOPIC = 3
+_UNKNOWN_SERVER_ERROR, _UNKNOWN_TOPIC = -1, 3
 _HOPELESS_TOPIC_CODES = frozenset({17, 29})  # invalid name, not authorized: waiting does not help
 Parcel = tuple[PartitionQueue, ProducerBatch]
 
@@ -79,14 +79,21 @@ class Sender:
         """Wait until the cluster shows partitions of this topic (it may be created by our asking for it)."""
         client = self._client
         if not _shows(client, topic):
-            client.add_interest([topic])
             try:
                 async with client.within(timeout_ms, f"waiting for the metadata of topic {topic!r}"):
                     while not _shows(client, topic):
+                        client.add_interest([topic])
                         await client.updated()
-            except TimeoutError:
+            except KafkaError as error:
+                (client.interest or set()).discard(
+                    topic
+                )  # else it would be asked for, and created, ever after
                 state = client.snapshot.topics.get(topic)
-                if state is not None and state.error_code == _UNKNOWN_TOPIC:
+                if (
+                    isinstance(error, TimeoutError)
+                    and state is not None
+                    and state.error_code == _UNKNOWN_TOPIC
+                ):
                     raise error_for(
                         _UNKNOWN_TOPIC,
                         f"topic {topic!r} does not exist, and did not come within {timeout_ms:.0f} ms",
@@ -281,6 +288,7 @@ class Sender:
             return
         error = refused(code, batch, answer)
         if verdict is Verdict.REFUSED:
+            batch.fate_known = batch.fate_known and code != _UNKNOWN_SERVER_ERROR
             self._finish(queue, batch, error)
             return
         if verdict is Verdict.OUT_OF_ORDER:
@@ -323,7 +331,7 @@ class Sender:
         if batch.outcome is not None:
             return
         parts = split(batch, self._settings)
-        queue.sequences.given_up(batch)
+        queue.sequences.given_up(batch, surely_not_stored=True)
         with self._lock:
             self._accumulator.replace(queue, batch, [part for _, part in parts])
         batch.split_into(parts)
@@ -332,7 +340,7 @@ class Sender:
         if isinstance(outcome, Stored):
             queue.sequences.stored(batch)
         else:
-            queue.sequences.given_up(batch)
+            queue.sequences.given_up(batch, surely_not_stored=True)
         with self._lock:
             if self._accumulator.finished(batch) and self._accumulator.starved:
                 self._freed.notify_all()

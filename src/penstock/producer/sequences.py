@@ -26,7 +26,7 @@ class SequencedBatch(Protocol):
     epoch: int
     base_sequence: int
     on_wire: bool
-    fate_known: bool
+    lost: bool
 
 
 @dataclass(slots=True)
@@ -55,10 +55,16 @@ class PartitionSequences:
     """The sequence numbers of one partition. Written by the sender only.
 
     `in_flight` holds, in sequence order, every batch that has a number and no final outcome, whether it is on the wire or
-    waits for another try. `broken` says that a number is missing before in_flight: a batch was given up after it had one.
-    While it is broken nothing new gets a number; what is in flight is tried once more as it is where its fate is unknown
-    (the missing batch may be stored after all, and this one with it, so that a new number would store it twice), and gets
-    a number of the next epoch where the broker has said that it is not stored.
+    waits for another try. A batch of it is `lost` when it is not stored and cannot be under the number it has, since one
+    before it is missing in the broker's log for good. Lost batches get numbers of the next epoch, once none of them is on
+    the wire (KIP-360).
+
+    `broken`: the last batch that was given up may have left such a hole. Nothing new gets a number until that is known:
+    what is in flight is tried again as it is, since the batch that was given up may be stored after all, and then this one
+    as well, and a new number would store it twice.
+
+    `known_to_broker`: a batch of this producer id was stored. From a producer it does not know the broker takes any number
+    (KIP-360), so that a second batch could pass a first one that was refused: the first goes alone.
     """
 
     __slots__ = ("broken", "epoch", "in_flight", "known_to_broker", "next_sequence", "producer_id")
@@ -73,35 +79,33 @@ class PartitionSequences:
 
     def may_send_new(self) -> bool:
         """Whether a batch without a number may get one now."""
+        if any(batch.lost for batch in self.in_flight):
+            return all(batch.lost and not batch.on_wire for batch in self.in_flight)
         if self.broken or not self.known_to_broker:
             return not self.in_flight
         return len(self.in_flight) < BROKER_REMEMBERS
 
     def may_send_again(self, batch: SequencedBatch) -> bool:
-        """Whether a numbered batch may be tried again: when it is the first in line, and nothing of the partition is on the wire."""
+        """Whether a numbered batch may be tried again: if it is the first in line and nothing of the partition is on the wire."""
         return (
             bool(self.in_flight) and self.in_flight[0] is batch and not any(b.on_wire for b in self.in_flight)
         )
 
     def number(self, batch: SequencedBatch, identity: ProducerIdentity) -> None:
-        """Give a new batch its number, or check a repeated one's; to be called just before it is sent.
+        """Give a batch its number, just before it is sent; one that is tried again keeps its own, unless it is lost.
 
-        ProducerIdentity.forget() may have been called when this returns with batch.base_sequence still -1: no epoch is left;
-        send it once a new producer id is there.
+        If no epoch is left, identity.forget() has been called when this returns, and the batch has no number: it is sent
+        once there is a new producer id.
         """
-        if batch.base_sequence >= 0:
-            if self.broken and batch.fate_known:
-                self._next_epoch(identity)
+        if batch.base_sequence >= 0 and not batch.lost:
             return
-        if (
-            self.broken
-            or self.producer_id < 0
-            or (self.producer_id != identity.producer_id and not self.in_flight)
-        ):
+        other_id = self.producer_id != identity.producer_id and not self.in_flight
+        if self.broken or self.producer_id < 0 or other_id or any(b.lost for b in self.in_flight):
             self._next_epoch(identity)
             if self.producer_id < 0:
                 return
         batch.producer_id, batch.epoch, batch.base_sequence = self.producer_id, self.epoch, self.next_sequence
+        batch.lost = False
         self.next_sequence = after(self.next_sequence, batch.count)
         self.in_flight.append(batch)
 
@@ -110,45 +114,41 @@ class PartitionSequences:
         self.known_to_broker = self.known_to_broker or batch.producer_id == self.producer_id
         if batch in self.in_flight:
             if self.in_flight[0] is batch:
-                self.broken = False  # its predecessor, given up without an answer, was stored
+                self.broken = False  # no hole before it: what was given up before it was stored
             self.in_flight.remove(batch)
 
-    def given_up(self, batch: SequencedBatch) -> None:
-        """It will not be tried again: its number is missing from now on."""
+    def given_up(self, batch: SequencedBatch, *, surely_not_stored: bool) -> None:
+        """It will not be tried again under its number. If it surely is not stored, those after it are lost."""
         if batch in self.in_flight:
-            self.in_flight.remove(batch)
+            place = self.in_flight.index(batch)
+            del self.in_flight[place]
             self.broken = True
+            if surely_not_stored:
+                for later in self.in_flight[place:]:
+                    later.lost = True
 
     def out_of_order(self, batch: SequencedBatch) -> None:
-        """The broker expected another number or knows nothing of this producer: this batch is not stored.
+        """The broker expected another number, or knows nothing of this producer: this batch is not stored.
 
-        If nothing before it is undecided, what the broker misses will not come: the sequence is broken. Else it only
+        If nothing before it is undecided, what the broker misses will not come: all in flight is lost. Else it only
         overtook the batch before it, which is tried first.
         """
-        batch.fate_known = True
         if self.in_flight and self.in_flight[0] is batch:
-            self.broken = True
+            for later in self.in_flight:
+                later.lost = True
 
     def _next_epoch(self, identity: ProducerIdentity) -> None:
-        """Start at sequence 0 under the next epoch and number what is in flight anew, in order (KIP-360)."""
+        """Start at sequence 0 under the next epoch; what was in flight waits in the queue for new numbers, in order."""
+        for batch in self.in_flight:
+            batch.base_sequence, batch.lost = -1, False
+        self.in_flight.clear()
+        self.broken = False
+        self.next_sequence = 0
         if self.producer_id != identity.producer_id:
             self.producer_id, self.epoch = identity.producer_id, identity.epoch
             self.known_to_broker = False
         elif self.epoch >= MAX_EPOCH:
             identity.forget()
             self.producer_id = self.epoch = -1
-            for batch in self.in_flight:
-                batch.base_sequence = -1
-            self.in_flight.clear()
-            return
         else:
             self.epoch += 1
-        self.broken = False
-        self.next_sequence = 0
-        for batch in self.in_flight:
-            batch.producer_id, batch.epoch, batch.base_sequence = (
-                self.producer_id,
-                self.epoch,
-                self.next_sequence,
-            )
-            self.next_sequence = after(self.next_sequence, batch.count)

@@ -16,20 +16,20 @@ from penstock.producer.sequences import (
     after,
 )
 
-OUT_OF_ORDER, INVALID_EPOCH, NOT_LEADER = 45, 47, 6
+OUT_OF_ORDER, INVALID_EPOCH = 45, 47
 
 
 @dataclass(eq=False)
 class Batch:
     """As much of a ProducerBatch as sequence numbers need."""
 
-    name: int
+    name: tuple[int, ...]
     count: int
     producer_id: int = -1
     epoch: int = -1
     base_sequence: int = -1
     on_wire: bool = False
-    fate_known: bool = True
+    lost: bool = False
 
 
 @dataclass
@@ -38,9 +38,9 @@ class ModelBroker:
 
     epoch: int = -1
     remembered: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=5))
-    log: list[int] = field(default_factory=list)
+    log: list[tuple[int, ...]] = field(default_factory=list)
 
-    def append(self, name: int, epoch: int, first: int, count: int) -> int:
+    def append(self, name: tuple[int, ...], epoch: int, first: int, count: int) -> int:
         last = after(first, count - 1)
         if self.epoch >= 0:
             if epoch < self.epoch:
@@ -70,11 +70,13 @@ class Driver:
         self.queue: list[Batch] = []
         self.wire: deque[tuple[Batch, int, int]] = deque()
         self.made = 0
-        self.stored: list[int] = []
-        self.given_up: set[int] = set()
+        self.names: set[tuple[int, ...]] = set()
+        self.stored: list[tuple[int, ...]] = []
+        self.given_up: set[tuple[int, ...]] = set()
 
     def add(self, count: int) -> None:
-        self.queue.append(Batch(self.made, count))
+        self.queue.append(Batch((self.made,), count))
+        self.names.add((self.made,))
         self.made += 1
 
     def send(self) -> bool:
@@ -93,19 +95,29 @@ class Driver:
         self.wire.append((head, head.epoch, head.base_sequence))
         return True
 
-    def answer(self, refuse: bool) -> None:
-        """The broker works on the oldest request and its answer arrives."""
-        if self.wire:
-            batch, epoch, sequence = self.wire.popleft()
-            code = NOT_LEADER if refuse else self.broker.append(batch.name, epoch, sequence, batch.count)
-            batch.on_wire = False
-            if code == 0:
-                self.sequences.stored(batch)
-                if batch.name not in self.given_up:
-                    self.stored.append(batch.name)
-                return
-            if code != NOT_LEADER:
-                self.sequences.out_of_order(batch)
+    def answer(self, how: str = "answer") -> None:
+        """The broker works on the oldest request and its answer arrives; or it refuses it, for now, for good, or as too large."""
+        if not self.wire:
+            return
+        batch, epoch, sequence = self.wire.popleft()
+        batch.on_wire = False
+        if how == "reject" or (how == "split" and (batch.count == 1 or batch.name in self.given_up)):
+            self.given_up.add(batch.name)
+            self.sequences.given_up(batch, surely_not_stored=True)
+        elif how == "split" and batch.name not in self.broker.log:  # what fitted once fits again
+            self.sequences.given_up(batch, surely_not_stored=True)
+            self.names.remove(batch.name)
+            for number, count in enumerate((1, batch.count - 1)):
+                self.names.add((*batch.name, number))
+                self._again(Batch((*batch.name, number), count))
+        elif how == "refuse":
+            self._again(batch)
+        elif self.broker.append(batch.name, epoch, sequence, batch.count) == 0:
+            self.sequences.stored(batch)
+            if batch.name not in self.given_up:
+                self.stored.append(batch.name)
+        else:
+            self.sequences.out_of_order(batch)
             self._again(batch)
 
     def cut(self, carried_out: int) -> None:
@@ -116,7 +128,6 @@ class Driver:
             self.broker.append(batch.name, epoch, sequence, batch.count)
         for batch, _, _ in lost:
             batch.on_wire = False
-            batch.fate_known = False
             self._again(batch)
 
     def give_up(self) -> None:
@@ -129,13 +140,13 @@ class Driver:
             self.given_up.add(batch.name)
             if batch in self.queue:
                 self.queue.remove(batch)
-            self.sequences.given_up(batch)
+            self.sequences.given_up(batch, surely_not_stored=False)
 
     def introduce(self) -> None:
         """Have the broker know the producer."""
         self.add(1)
         self.send()
-        self.answer(refuse=False)
+        self.answer()
 
     def _again(self, batch: Batch) -> None:
         if batch.name not in self.given_up:
@@ -144,11 +155,11 @@ class Driver:
 
     def settle(self) -> None:
         """No more faults: everything comes to an end, in a bounded number of steps."""
-        for _ in range(50 * (self.made + 1)):
+        for _ in range(100 * (len(self.names) + 1)):
             if not self.queue and not self.wire:
                 return
             if not self.send():
-                self.answer(refuse=False)
+                self.answer()
         raise AssertionError(f"stuck with {self.queue} queued and {list(self.wire)} on the wire")
 
 
@@ -157,7 +168,7 @@ OPERATIONS = st.one_of(
     st.tuples(st.just("send"), st.just(0)),
     st.tuples(st.just("send"), st.just(0)),
     st.tuples(st.just("answer"), st.just(0)),
-    st.tuples(st.just("refuse"), st.just(0)),
+    st.tuples(st.sampled_from(["refuse", "refuse", "reject", "split"]), st.just(0)),
     st.tuples(st.just("cut"), st.integers(0, 5)),
     st.tuples(st.just("give_up"), st.just(0)),
 )
@@ -172,8 +183,8 @@ def test_nothing_is_stored_twice_or_out_of_order(operations: list[tuple[str, int
             driver.add(number)
         elif what == "send":
             driver.send()
-        elif what in ("answer", "refuse"):
-            driver.answer(refuse=what == "refuse")
+        elif what in ("answer", "refuse", "reject", "split"):
+            driver.answer(what)
         elif what == "cut":
             driver.cut(number)
         else:
@@ -181,9 +192,7 @@ def test_nothing_is_stored_twice_or_out_of_order(operations: list[tuple[str, int
     driver.settle()
     log = driver.broker.log
     assert log == sorted(set(log)), "stored twice, or out of order"
-    assert set(driver.stored) == set(range(driver.made)) - driver.given_up, (
-        "not all that was kept was acknowledged"
-    )
+    assert set(driver.stored) == driver.names - driver.given_up, "not all that was kept was acknowledged"
     assert set(driver.stored) <= set(log), "acknowledged and not stored"
     assert set(log) <= set(driver.stored) | driver.given_up
 
@@ -200,7 +209,7 @@ def test_a_lost_answer_is_tried_again_under_the_same_number() -> None:
     assert driver.send()
     assert not driver.send(), "the second waits until the first is settled"
     driver.settle()
-    assert driver.broker.log == [0, 1, 2]
+    assert driver.broker.log == [(0,), (1,), (2,)]
     assert driver.sequences.epoch == 0
 
 
@@ -213,7 +222,7 @@ def test_a_hole_is_closed_by_the_next_epoch() -> None:
     driver.give_up()  # the first, while it is on the wire
     driver.cut(carried_out=0)
     driver.settle()
-    assert driver.broker.log == [0, 2, 3]
+    assert driver.broker.log == [(0,), (2,), (3,)]
     assert driver.sequences.epoch == 1
     assert driver.sequences.next_sequence == 2
 
@@ -231,9 +240,9 @@ def test_the_first_batch_of_a_producer_goes_alone() -> None:
     driver.add(1)
     driver.add(1)
     assert [driver.send(), driver.send()] == [True, False]
-    driver.answer(refuse=True)
+    driver.answer("refuse")
     driver.settle()
-    assert driver.broker.log == [0, 1]
+    assert driver.broker.log == [(0,), (1,)]
 
 
 def test_sequence_numbers_start_again_at_zero() -> None:
@@ -244,10 +253,10 @@ def test_sequence_numbers_start_again_at_zero() -> None:
 
 def test_without_epochs_left_another_producer_id_is_asked_for() -> None:
     identity, sequences = ProducerIdentity(7, 0), PartitionSequences()
-    first, second = Batch(0, 1), Batch(1, 1)
+    first, second = Batch((0,), 1), Batch((1,), 1)
     sequences.number(first, identity)
     sequences.epoch = first.epoch = MAX_EPOCH
-    sequences.given_up(first)
+    sequences.given_up(first, surely_not_stored=True)
     sequences.number(second, identity)
     assert second.base_sequence == -1
     assert not identity.known
