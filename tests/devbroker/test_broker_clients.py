@@ -280,7 +280,7 @@ def test_topics_are_made_on_first_use_only_if_both_sides_want(name: str) -> None
         assert list(willing.end_offsets(name)) == [0, 1, 2]
     with DevBroker(auto_create_topics_enable=False) as unwilling:
         refused: list[Any] = []
-        sender = producer(unwilling, **{"message.timeout.ms": 3000})
+        sender = producer(unwilling, **{"message.timeout.ms": 1000})
         sender.produce(name, b"x", on_delivery=lambda error, _: refused.append(error.name()))
         sender.flush(WAIT_S)
         assert refused in (["_UNKNOWN_TOPIC"], ["_MSG_TIMED_OUT"], ["UNKNOWN_TOPIC_OR_PART"])
