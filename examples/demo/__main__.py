@@ -1,4 +1,4 @@
-"""python -m examples.demo [--seconds 20] [--rate 10000] [--keep]; KAFKA=host:port and POSTGRES=dsn use servers that are there."""
+"""python -m examples.demo [--seconds 20] [--rate 20000] [--keep]; KAFKA=host:port and POSTGRES=dsn use servers that are there."""
 
 from __future__ import annotations
 
@@ -32,11 +32,13 @@ def main() -> int:
         epilog="KAFKA=host:port and POSTGRES=dsn in the environment use servers that are there.",
     )
     parser.add_argument("--seconds", type=float, default=20, help="how long to produce (default 20)")
-    parser.add_argument("--rate", type=int, default=10_000, help="orders a second (default 10,000)")
+    parser.add_argument("--rate", type=int, default=20_000, help="orders a second (default 20,000)")
     parser.add_argument(
         "--keep", action="store_true", help="leave topic, group and rows on KAFKA and POSTGRES"
     )
     given = parser.parse_args()
+    if given.keep and not (os.environ.get("KAFKA") and os.environ.get("POSTGRES")):
+        parser.error("--keep is for servers that stay: set KAFKA and POSTGRES")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, as Ctrl-C does
     try:
         run(given.seconds, given.rate, keep=given.keep)
@@ -81,6 +83,10 @@ def run(seconds: float, rate: int, *, keep: bool) -> None:
             ):
                 produced = watch(family, producer, lambda: take(admin, place, database), show, pause_s)
         summarize(produced, take(admin, place, database), seconds)
+        if keep:
+            print(
+                f"Kept: topic {place.topic} and group {place.group} on {place.bootstrap_servers}; rows: psql '{dsn}'"
+            )
 
 
 def watch(family: Family, producer: Child, look: Callable[[], Picture], show: Show, pause_s: float) -> int:

@@ -1,6 +1,6 @@
 """Produces a stream of orders for some seconds, and prints how many the brokers have acknowledged.
 
-python -m examples.demo.make_orders localhost:9092 --seconds 20 --rate 10000
+python -m examples.demo.make_orders localhost:9092 --seconds 20 --rate 20000
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("bootstrap_servers")
     parser.add_argument("--topic", default="my-topic")
     parser.add_argument("--seconds", type=float, default=20)
-    parser.add_argument("--rate", type=int, default=10_000, help="orders a second (default 10,000)")
+    parser.add_argument("--rate", type=int, default=20_000, help="orders a second (default 20,000)")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 

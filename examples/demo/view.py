@@ -30,12 +30,13 @@ Show = Callable[["Picture"], None]
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """The state of things at one moment. `ends` and `committed` are by partition."""
+    """The state of things at one moment. `ends`, `committed` and `owners` are by partition; `group` is the group's state."""
 
     taken_s: float
     ends: dict[int, int]
     committed: dict[int, int]
     owners: dict[int, str]
+    group: str
     rows: int
 
     @property
@@ -53,21 +54,25 @@ def take(admin: Admin, place: Place, database: psycopg.Connection) -> Picture:
     row = database.execute("SELECT count(*) FROM orders").fetchone()
     committed = admin.group_offsets(place.group)
     ends = admin.list_offsets(dict.fromkeys(partitions, "latest"))
+    owners, state = _owners(admin, place)
     return Picture(
         time.monotonic(),
         {tp.partition: found.offset for tp, found in ends.items() if found is not None},
         {tp.partition: found.offset for tp, found in committed.items() if tp.topic == place.topic},
-        _owners(admin, place),
+        owners,
+        state,
         row[0] if row else 0,
     )
 
 
-def _owners(admin: Admin, place: Place) -> dict[int, str]:
+def _owners(admin: Admin, place: Place) -> tuple[dict[int, str], str]:
     try:
-        members = admin.describe_group(place.group).members
+        group = admin.describe_group(place.group)
     except KafkaError:
-        return {}  # the group comes into being when its first member joins
-    return {tp.partition: member.client_id for member in members for tp in member.assignment}
+        return {}, "no members yet"  # the group comes into being when its first member joins
+    # While a group rebalances, the coordinator knows its members, and not yet who will own what.
+    state = "stable" if group.state == "Stable" else "rebalancing" if group.members else "no members"
+    return {tp.partition: member.client_id for member in group.members for tp in member.assignment}, state
 
 
 @dataclass(slots=True)
@@ -116,7 +121,9 @@ def view(place: Place) -> Iterator[tuple[Show, float]]:
 
 def _line(history: History, picture: Picture) -> str:
     lags = " ".join(f"{number}:{lag}" for number, lag in sorted(picture.lag.items()))
-    owners = " ".join(f"{number}:{owner}" for number, owner in sorted(picture.owners.items())) or "nobody yet"
+    owners = (
+        " ".join(f"{number}:{owner}" for number, owner in sorted(picture.owners.items())) or picture.group
+    )
     return (
         f"{history.seconds():5.1f} s  produced {picture.produced} ({history.produced_rate:.0f}/s)  "
         f"stored {picture.rows} ({history.stored_rate:.0f}/s)  lag {lags}  owners {owners}"
@@ -137,7 +144,7 @@ def _draw(history: History, picture: Picture, place: Place) -> Group:
         owner = picture.owners.get(number)
         partitions.add_row(
             str(number),
-            owner or Text("nobody yet", style="dim"),
+            owner or Text(picture.group, style="dim"),
             f"{picture.ends[number]:,}",
             f"{picture.committed.get(number, 0):,}",
             Text(f"{lag:,}", style="green" if lag < 5_000 else "yellow"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import time
@@ -32,6 +33,7 @@ class RealPostgres:
         self._watchdog = Watchdog(self.folder)
         if self._user is not None:
             shutil.chown(self.folder, self._user)
+        self._programs = self._reachable_programs()
 
     @property
     def dsn(self) -> str:
@@ -64,7 +66,7 @@ class RealPostgres:
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    str(_programs() / "postgres"),
+                    str(self._programs / "postgres"),
                     "-D",
                     str(self._data),
                     *(f"--{k}={v}" for k, v in settings.items()),
@@ -116,9 +118,18 @@ class RealPostgres:
                     ) from error
             time.sleep(0.02)
 
+    def _reachable_programs(self) -> Path:
+        """Where the programs are, or a copy: for root's unprivileged user, root's home (mode 700) is closed."""
+        programs = _programs()
+        closed = any(not parent.stat().st_mode & stat.S_IXOTH for parent in (programs, *programs.parents))
+        if self._user is None or not closed:
+            return programs
+        shutil.copytree(programs.parent, self.folder / "pginstall", symlinks=True)
+        return self.folder / "pginstall" / programs.name
+
     def _run(self, program: str, *args: str) -> None:
         done = subprocess.run(
-            [str(_programs() / program), *args],
+            [str(self._programs / program), *args],
             capture_output=True, text=True, user=self._user, cwd=self.folder, timeout=60, check=False,
         )  # fmt: skip
         if done.returncode != 0:
