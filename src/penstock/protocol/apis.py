@@ -72,6 +72,29 @@ SPOKEN: Final[dict[Api, tuple[int, int]]] = {
 """Lowest and highest version of each request that penstock encodes and decodes."""
 
 
+MAY_BE_ABSENT: Final[dict[Api, frozenset[str]]] = {
+    Api.LIST_OFFSETS: frozenset({"current_leader_epoch", "isolation_level", "timeout"}),
+    Api.METADATA: frozenset({"allow_auto_topic_creation", "include_topic_authorized_operations", "topic_id"}),
+    Api.OFFSET_COMMIT: frozenset({"committed_leader_epoch", "group_instance_id", "retention_time"}),
+    Api.OFFSET_FETCH: frozenset({"group_id", "groups", "member_epoch", "member_id", "require_stable", "topics"}),
+    Api.FIND_COORDINATOR: frozenset({"coordinator_keys", "key", "key_type"}),
+    Api.JOIN_GROUP: frozenset({"group_instance_id", "reason", "rebalance_timeout"}),
+    Api.HEARTBEAT: frozenset({"group_instance_id"}),
+    Api.LEAVE_GROUP: frozenset({"group_instance_id", "member_id", "members", "reason"}),
+    Api.SYNC_GROUP: frozenset({"group_instance_id", "protocol_name", "protocol_type"}),
+    Api.DESCRIBE_GROUPS: frozenset({"include_authorized_operations"}),
+    Api.LIST_GROUPS: frozenset({"states_filter", "types_filter"}),
+    Api.API_VERSIONS: frozenset({"client_software_name", "client_software_version"}),
+    Api.DELETE_TOPICS: frozenset({"name", "topic_id", "topic_names", "topics"}),
+    Api.INIT_PRODUCER_ID: frozenset({"producer_epoch", "producer_id"}),
+    Api.OFFSET_FOR_LEADER_EPOCH: frozenset({"replica_id"}),
+    Api.DESCRIBE_CONFIGS: frozenset({"include_documentation"}),
+    Api.DESCRIBE_CLUSTER: frozenset({"endpoint_type", "include_fenced_brokers"}),
+}
+"""Fields that some spoken version of a request lacks, or has at another depth: left out where they are not.
+Any other name that a request does not have is a mistake of the caller."""
+
+
 class BrokerVersions:
     """What one broker answered to ApiVersions, met with what penstock speaks."""
 

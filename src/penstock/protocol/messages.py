@@ -18,7 +18,7 @@ from kio.serial import entity_reader, entity_writer
 from kio.static.constants import EntityType
 
 from ..errors import ProtocolError
-from .apis import Api
+from .apis import MAY_BE_ABSENT, Api
 
 _UNSUPPORTED_VERSION = 35
 
@@ -95,7 +95,7 @@ def _build(cls: Any, given: Mapping[str, Any], api: Api) -> Any:
         convert = plan.get(name)
         if convert is not None:
             values[name] = convert(value, api)
-        elif name not in _names_in_any_version(api):
+        elif name not in MAY_BE_ABSENT.get(api, ()):
             raise TypeError(f"no version of {api.name} has a field {name!r}")
     for name, empty in _required(cls).items():
         values.setdefault(name, empty)
@@ -174,23 +174,3 @@ def _nested_type(hint: Any) -> Any:
         if dataclasses.is_dataclass(inner):
             return inner
     return None
-
-
-@cache
-def _names_in_any_version(api: Api) -> frozenset[str]:
-    """Every field name that some version of this request has, at any depth."""
-    names: set[str] = set()
-
-    def walk(cls: Any) -> None:
-        hints = typing.get_type_hints(cls)
-        for field in dataclasses.fields(cls):
-            names.add(field.name)
-            nested = _nested_type(hints[field.name])
-            if nested is not None:
-                walk(nested)
-
-    from kio.schema.index import schema_name_map
-
-    for version in schema_name_map[api_key_map[int(api)]]:
-        walk(_request_type(api, version))
-    return frozenset(names)
