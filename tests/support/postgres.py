@@ -124,8 +124,12 @@ class RealPostgres:
         closed = any(not parent.stat().st_mode & stat.S_IXOTH for parent in (programs, *programs.parents))
         if self._user is None or not closed:
             return programs
-        shutil.copytree(programs.parent, self.folder / "pginstall", symlinks=True)
-        return self.folder / "pginstall" / programs.name
+        # As the wheel has them side by side: the programs look for their libraries in ../../../pgserver.libs
+        packages = programs.parent.parent.parent
+        for part in ("pgserver/pginstall", "pgserver.libs"):
+            if (packages / part).is_dir():
+                shutil.copytree(packages / part, self.folder / part, symlinks=True)
+        return self.folder / "pgserver" / "pginstall" / "bin"
 
     def _run(self, program: str, *args: str) -> None:
         done = subprocess.run(
