@@ -111,14 +111,13 @@ def test_delivery_timeout_bounds_the_tries(
         assert "NOT_LEADER" in str(error)
 
 
-def test_delivery_timeout_counts_on_the_wire_too(
+def test_waiting_has_timeouts_of_its_own(
     bootstrap: str, topic: str, on_produce: Callable[[Any], None]
 ) -> None:
     create(bootstrap, topic)
     held: concurrent.futures.Future[Any] = concurrent.futures.Future()
     on_produce(lambda number: held if number == 0 else None)
-    options = {"delivery_timeout_ms": 10_000, "request_timeout_ms": 10_000, "linger_ms": 0}
-    with producer_of(bootstrap, **{**options, "delivery_timeout_ms": 10_000}) as producer:
+    with producer_of(bootstrap, linger_ms=0) as producer:
         first = producer.send(topic, b"held")
         with pytest.raises(KafkaTimeoutError, match="on its way"):
             first.result(0.05)
@@ -126,6 +125,24 @@ def test_delivery_timeout_counts_on_the_wire_too(
             producer.flush(timeout=50)
         held.set_result(None)
         assert first.result(WAIT_S).offset == 0
+
+
+def test_delivery_timeout_counts_on_the_wire_too(
+    bootstrap: str, topic: str, on_produce: Callable[[Any], None]
+) -> None:
+    create(bootstrap, topic)
+    held: concurrent.futures.Future[Any] = concurrent.futures.Future()
+    on_produce(lambda number: held if number == 1 else None)
+    options = {"delivery_timeout_ms": 300, "request_timeout_ms": 300, "linger_ms": 0}
+    with producer_of(bootstrap, **options) as producer:
+        producer.send(topic, b"before").result(WAIT_S)
+        error = producer.send(topic, b"held").exception(WAIT_S)
+        assert isinstance(error, KafkaTimeoutError)
+        assert "may have been stored" in str(error)
+        held.set_result(None)
+        after = [producer.send(topic, b"%d" % n).result(WAIT_S).offset for n in range(3)]
+    assert [v for v in values(bootstrap, topic) if v != b"held"] == [b"before", b"0", b"1", b"2"]
+    assert after == sorted(after)
 
 
 def test_close_gives_up_in_time(bootstrap: str, topic: str, on_produce: Callable[[Any], None]) -> None:

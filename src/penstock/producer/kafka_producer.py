@@ -125,11 +125,7 @@ class KafkaProducer:
                 return failed(topic, -1 if partition is None else partition, error, timestamp_ms)
         with self._lock:
             if partition is None:
-                if key_bytes is not None and not settings.ignore_keys:
-                    partition = murmur2_partition(key_bytes, known.count)
-                else:
-                    partition = known.sticky.choose(known.count, lambda: self._weights(known))
-                    known.sticky.added(size)
+                partition = self._choose(known, key_bytes, size)
             queue = known.queues[partition]
             batch = queue.open
             accumulator = self._accumulator
@@ -277,6 +273,14 @@ class KafkaProducer:
         except BaseException:
             future.cancel()
             raise
+
+    def _choose(self, topic: TopicQueues, key: bytes | None, size: int) -> int:
+        """The partition of a record that names none."""
+        if key is not None and not self._settings.ignore_keys:
+            return murmur2_partition(key, topic.count)
+        partition = topic.sticky.choose(topic.count, lambda: self._weights(topic))
+        topic.sticky.added(size)
+        return partition
 
     def _weights(self, topic: TopicQueues) -> list[float]:
         leader = self._client.snapshot.leader

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections import Counter
 from typing import Any
 
 from ..engine.backoff import Backoff
@@ -57,6 +58,7 @@ class Sender:
         self._opening: set[int] = set()
         self._not_before_ms: dict[int, int] = {}  # by node: a quota asks for silence
         self._identifying = False
+        self._awaited: Counter[str] = Counter()  # calls that wait for a topic to be there
         client.on_update.append(self._on_metadata)
 
     def start(self) -> None:
@@ -78,11 +80,12 @@ class Sender:
     async def await_topic(self, topic: str, timeout_ms: float) -> None:
         """Wait until the cluster shows partitions of this topic (it may be created by our asking for it)."""
         client = self._client
+        client.add_interest([topic])
         if not _shows(client, topic):
+            self._awaited[topic] += 1
             try:
                 async with client.within(timeout_ms, f"waiting for the metadata of topic {topic!r}"):
                     while not _shows(client, topic):
-                        client.add_interest([topic])
                         await client.updated()
             except KafkaError as error:
                 (client.interest or set()).discard(
@@ -99,6 +102,8 @@ class Sender:
                         f"topic {topic!r} does not exist, and did not come within {timeout_ms:.0f} ms",
                     ) from None
                 raise
+            finally:
+                self._awaited[topic] -= 1
         self._on_metadata()
 
     async def await_partition(self, topic: str, partition: int) -> None:
