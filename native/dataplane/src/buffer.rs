@@ -219,3 +219,77 @@ impl Buffer {
         self.records = self.records.saturating_sub(entry.records());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn marker(handle: u64, next_offset: i64) -> Entry {
+        let item = Item::Marker { next_offset };
+        Entry {
+            handle,
+            epoch: 1,
+            item,
+        }
+    }
+
+    fn drain(buffer: &mut Buffer) -> Vec<(u64, i64)> {
+        let entries = std::iter::from_fn(|| buffer.pop());
+        let numbers = entries.filter_map(|entry| match entry.item {
+            Item::Marker { next_offset } => Some((entry.handle, next_offset)),
+            _ => None,
+        });
+        numbers.collect()
+    }
+
+    #[test]
+    fn parked_entries_count_for_nothing_and_come_back_first() {
+        let mut buffer = Buffer::new(1000);
+        for entry in [marker(1, 1), marker(2, 1), marker(1, 2)] {
+            buffer.push(entry);
+        }
+        let one = marker(1, 1).bytes();
+        assert_eq!(buffer.bytes(), 3 * one);
+        buffer.park(1, true);
+        buffer.park(1, true);
+        assert_eq!(buffer.bytes(), one);
+        buffer.push(marker(1, 3));
+        buffer.push(marker(2, 2));
+        assert_eq!(buffer.bytes(), 2 * one);
+        buffer.unpark(1);
+        assert_eq!(buffer.bytes(), 5 * one);
+        assert_eq!(drain(&mut buffer), [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2)]);
+        assert_eq!(buffer.bytes(), 0);
+    }
+
+    #[test]
+    fn what_is_removed_is_gone_from_both_places() {
+        let mut buffer = Buffer::new(1000);
+        buffer.push(marker(1, 1));
+        buffer.push(marker(2, 1));
+        buffer.park(1, true);
+        buffer.remove(|handle| handle == 1);
+        buffer.push(marker(1, 2));
+        buffer.unpark(1);
+        assert_eq!(drain(&mut buffer), [(1, 2), (2, 1)]);
+        buffer.park(3, false);
+        buffer.push(marker(3, 1));
+        buffer.forget(3);
+        buffer.push(marker(3, 2));
+        assert_eq!(drain(&mut buffer), [(3, 2)]);
+    }
+
+    #[test]
+    fn a_low_buffer_has_room_for_anything() {
+        let mut buffer = Buffer::new(4 * marker(1, 1).bytes());
+        assert!(buffer.has_room(usize::MAX));
+        for _ in 0..3 {
+            buffer.push(marker(1, 1));
+        }
+        let one = marker(1, 1).bytes();
+        assert!(buffer.has_room(one));
+        assert!(!buffer.has_room(one + 1));
+        buffer.pop();
+        assert!(buffer.has_room(usize::MAX));
+    }
+}

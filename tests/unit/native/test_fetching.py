@@ -434,6 +434,53 @@ def test_fail_stands_behind_what_is_buffered_until_a_seek(bench: MakeBench) -> N
     assert offsets(b.poll_all(1)) == [9]
 
 
+def test_an_answer_that_does_not_come_closes_the_connection(bench: MakeBench) -> None:
+    b = bench(request_timeout_ms=50, max_wait_ms=1)
+    b.broker.fetch()
+    assert b.event(EVENT_CLOSED)[3] == "no answer to a Fetch request within 51 ms"
+    b.attach()
+    assert b.broker.fetch().offset() == 0
+
+
+def test_a_throttled_loop_waits(bench: MakeBench) -> None:
+    b = bench()
+    b.broker.fetch().answer(Part(records=batch(0, 1)), throttle_ms=3_600_000)
+    assert offsets(b.poll_all(1)) == [0]
+    b.connections[0].close()
+    assert b.event(EVENT_CLOSED)[3] == "closed by this side"
+    assert b.broker.calls.empty()
+    b.attach()
+    assert b.broker.fetch().offset() == 1
+
+
+def test_without_a_loop_at_the_preferred_replica_the_leader_is_asked_without_rack(bench: MakeBench) -> None:
+    b = bench(client_rack="a")
+    call = b.broker.fetch()
+    assert call.request.rack_id == "a"
+    call.answer(Part(preferred_read_replica=2))
+    call = b.broker.fetch()
+    assert call.request.rack_id == ""
+    call.answer(Part(records=batch(0, 1)))
+    assert offsets(b.poll_all(1)) == [0]
+
+
+def test_an_answer_after_leadership_moved_is_taken_once(bench: MakeBench) -> None:
+    """Both leaders were asked for the same offset: who answers first wins, and the other's answer or error is dropped."""
+    b = bench()
+    old = b.broker.fetch()
+    b.fetcher.set_leader(b.handles[0], 2, 8)
+    b.node_id = 2
+    b.attach()
+    new = b.broker.fetch()
+    assert (old.offset(), new.offset()) == (0, 0)
+    new.answer(Part(records=batch(0, 3)))
+    assert b.broker.fetch().offset() == 3
+    old.answer(Part(records=batch(0, 5)))
+    assert offsets(b.poll_all(3)) == [0, 1, 2]
+    while not b.fetcher.stats()["stale"]:
+        assert not b.fetcher.poll(1, 0)
+
+
 # ---------------------------------------------------------------- transactions
 
 

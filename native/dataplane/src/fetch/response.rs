@@ -146,3 +146,77 @@ pub fn fuzz(data: &[u8]) {
     });
     assert!(total <= frame.len());
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A version 12 answer: one topic, one partition with five bytes of records and a current leader (tag 1).
+    fn answer() -> Vec<u8> {
+        let mut bytes = vec![0, 0, 0, 9, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0];
+        bytes.extend([2, 2, b't', 2, 0, 0, 0, 4, 0, 6]);
+        for mark in [100_i64, 90, 5] {
+            bytes.extend(mark.to_be_bytes());
+        }
+        bytes.extend([1, 0xff, 0xff, 0xff, 0xff, 6, b'b', b'y', b't', b'e', b's']);
+        bytes.extend([1, 1, 9, 0, 0, 0, 7, 0, 0, 0, 8, 0, 0, 0]);
+        bytes
+    }
+
+    #[test]
+    fn an_answer_is_read_to_its_end() {
+        let frame = Bytes::from(answer());
+        let mut found = Vec::new();
+        let response = read(&frame, 12, |topic, data| found.push((topic.clone(), data))).unwrap();
+        assert_eq!(response.throttle_time_ms, 3);
+        let [(topic, data)] = found.try_into().unwrap();
+        assert_eq!(topic, TopicKey::Name("t"));
+        assert_eq!((data.partition, data.error_code), (4, 6));
+        assert_eq!(
+            (
+                data.high_watermark,
+                data.last_stable_offset,
+                data.log_start_offset
+            ),
+            (100, 90, 5)
+        );
+        assert_eq!(
+            (data.current_leader, data.records.as_ref()),
+            (Some((7, 8)), b"bytes".as_slice())
+        );
+    }
+
+    #[test]
+    fn truncated_or_prolonged_it_is_refused() {
+        let whole = answer();
+        for length in 0..whole.len() {
+            let frame = Bytes::copy_from_slice(&whole[..length]);
+            assert!(read(&frame, 12, |_, _| {}).is_err(), "{length} bytes");
+        }
+        let frame = Bytes::from([whole, vec![0]].concat());
+        assert_eq!(
+            read(&frame, 12, |_, _| {}).unwrap_err(),
+            "1 bytes are left after its end"
+        );
+    }
+
+    #[test]
+    fn any_bytes_are_survived() {
+        let mut seed = 1_u64;
+        let mut next = move || {
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) as usize
+        };
+        for _ in 0..20_000 {
+            let mut bytes = [vec![(next() % 14) as u8], answer()].concat();
+            for _ in 0..next() % 4 {
+                let at = next() % bytes.len();
+                bytes[at] = [0, 1, 0x7f, 0x80, 0xff, next() as u8][next() % 6];
+            }
+            bytes.truncate(bytes.len() - next() % 3);
+            fuzz(&bytes);
+        }
+    }
+}

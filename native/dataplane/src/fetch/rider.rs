@@ -39,6 +39,30 @@ struct Answer {
     scan: Result<Scan, DecodeError>,
 }
 
+fn error_event(wanted: &Wanted, data: &PartitionData) -> Event {
+    let (leader_id, leader_epoch) = data.current_leader.unwrap_or((NONE, NONE));
+    Event::FetchError {
+        handle: wanted.handle,
+        epoch: wanted.epoch,
+        error_code: data.error_code,
+        fetch_offset: wanted.offset,
+        leader_id,
+        leader_epoch,
+    }
+}
+
+/// What an answer says of one partition.
+enum Verdict {
+    /// Records to decode.
+    Data,
+    /// An error code that the engine has to deal with.
+    Error(Event),
+    /// No records.
+    Nothing,
+    /// It was asked for under other circumstances.
+    Stale,
+}
+
 pub(crate) struct FetchLoop {
     pub shared: Arc<Shared>,
     pub number: u64,
@@ -53,7 +77,8 @@ pub(crate) struct FetchLoop {
     work: VecDeque<PartitionWork>,
     /// Decoded, of the first partition in `work`, without room yet.
     pending: Option<Entry>,
-    throttled_until: Option<Instant>,
+    /// No request before: the broker throttles, or the engine is still naming partitions.
+    quiet_until: Option<Instant>,
 }
 
 impl FetchLoop {
@@ -78,7 +103,7 @@ impl FetchLoop {
             asked_version: version,
             work: VecDeque::new(),
             pending: None,
-            throttled_until: None,
+            quiet_until: None,
         }
     }
 
@@ -142,90 +167,88 @@ impl FetchLoop {
         let mut had_data = HashSet::new();
         let mut table = shared.table();
         for answer in answers {
-            let Some(wanted) = self.outstanding.get(answer.index) else {
+            let Some(wanted) = self.outstanding.get(answer.index).cloned() else {
                 continue;
             };
-            let (handle, epoch) = (wanted.handle, wanted.epoch);
-            let is_mine = answer.data.error_code == 0 || {
-                let leader = table
-                    .partitions
-                    .get(&handle)
-                    .map(|partition| partition.leader);
-                leader == Some(self.node_id)
-            };
-            let partition = table.partitions.get_mut(&handle);
-            let current = partition.filter(|partition| {
-                // The offset: another broker may have been asked meanwhile, and have answered first.
-                partition.epoch == epoch
-                    && partition.fetch_offset == wanted.offset
-                    && !partition.is_failed
-            });
-            let Some(partition) = current.filter(|_| is_mine) else {
-                add(&shared.stats.stale, 1);
-                continue;
-            };
-            let data = answer.data;
-            if data.error_code != 0 {
-                add(&shared.stats.errors, 1);
-                partition.is_suspended = true;
-                let (leader_id, leader_epoch) = data.current_leader.unwrap_or((NONE, NONE));
-                events.push(Event::FetchError {
-                    handle,
-                    epoch,
-                    error_code: data.error_code,
-                    fetch_offset: wanted.offset,
-                    leader_id,
-                    leader_epoch,
-                });
-                continue;
-            }
-            partition.high_watermark = data.high_watermark;
-            partition.last_stable_offset = data.last_stable_offset;
-            partition.log_start_offset = data.log_start_offset;
-            if data.records.is_empty() {
-                if data.preferred_read_replica >= 0 && data.preferred_read_replica != self.node_id {
-                    self.rack.clear();
+            match self.accept_one(&mut table, &wanted, answer) {
+                Verdict::Error(event) => events.push(event),
+                Verdict::Data => {
+                    had_data.insert(wanted.handle);
                 }
-                continue;
+                Verdict::Nothing => {}
+                Verdict::Stale => add(&shared.stats.stale, 1),
             }
-            match answer.scan {
-                Ok(Scan {
-                    next_offset: Some(next),
-                    batches,
-                    ..
-                }) => {
-                    add(&shared.stats.batches, batches);
-                    if next <= wanted.offset {
-                        continue;
-                    }
-                    partition.fetch_offset = next;
-                }
-                // The decoder tells what is wrong, after the records that stand before it.
-                Ok(Scan {
-                    next_offset: None, ..
-                })
-                | Err(_) => partition.awaits_failure = true,
-            }
-            had_data.insert(handle);
-            partition.decoded_by = Some(self.number);
-            let aborted = shared.config.reads_committed().then_some(data.aborted);
-            let options = &shared.config.decode;
-            let records = data.records;
-            let decoder = Decoder::new(records.clone(), wanted.offset, options, aborted);
-            let pushed_offset = wanted.offset;
-            self.work.push_back(PartitionWork {
-                handle,
-                epoch,
-                decoder,
-                records,
-                pushed_offset,
-            });
         }
         table.rotate(self.node_id, &had_data);
         drop(table);
         for event in events {
+            add(&shared.stats.errors, 1);
             shared.events.push(event);
         }
+    }
+
+    fn accept_one(&mut self, table: &mut Table, wanted: &Wanted, answer: Answer) -> Verdict {
+        let Answer { data, scan, .. } = answer;
+        let (handle, epoch) = (wanted.handle, wanted.epoch);
+        let current = table.partitions.get_mut(&handle).filter(|partition| {
+            // The offset: another broker may have been asked meanwhile, and have answered first. The leader: an error of
+            // one that leads no more says nothing new.
+            partition.epoch == epoch
+                && partition.fetch_offset == wanted.offset
+                && !partition.is_failed
+                && (data.error_code == 0 || partition.leader == self.node_id)
+        });
+        let Some(partition) = current else {
+            return Verdict::Stale;
+        };
+        if data.error_code != 0 {
+            partition.is_suspended = true;
+            return Verdict::Error(error_event(wanted, &data));
+        }
+        partition.high_watermark = data.high_watermark;
+        partition.last_stable_offset = data.last_stable_offset;
+        partition.log_start_offset = data.log_start_offset;
+        if data.records.is_empty() {
+            if data.preferred_read_replica >= 0 && data.preferred_read_replica != self.node_id {
+                self.rack.clear();
+            }
+            return Verdict::Nothing;
+        }
+        match scan {
+            Ok(Scan {
+                next_offset: Some(next),
+                ..
+            }) if next <= wanted.offset => {
+                return Verdict::Nothing;
+            }
+            Ok(Scan {
+                next_offset: Some(next),
+                batches,
+                ..
+            }) => {
+                add(&self.shared.stats.batches, batches);
+                partition.fetch_offset = next;
+            }
+            // The decoder tells what is wrong, after the records that stand before it.
+            Ok(Scan {
+                next_offset: None, ..
+            })
+            | Err(_) => partition.awaits_failure = true,
+        }
+        partition.decoded_by = Some(self.number);
+        let config = &self.shared.config;
+        let aborted = config.reads_committed().then_some(data.aborted);
+        let records = data.records;
+        let decoder = Decoder::new(records.clone(), wanted.offset, &config.decode, aborted);
+        let pushed_offset = wanted.offset;
+        self.work.push_back(PartitionWork {
+            handle,
+            epoch,
+            decoder,
+            records,
+            pushed_offset,
+        });
+        Verdict::Data
     }
 
     /// The entry that comes next of the first partition, or None once it is through.
@@ -345,14 +368,16 @@ impl FetchLoop {
 
 impl Rider for FetchLoop {
     fn request(&mut self, correlation_id: i32) -> Option<Vec<u8>> {
-        if self
-            .throttled_until
-            .is_some_and(|until| until > Instant::now())
-        {
+        if self.quiet_until.is_some_and(|until| until > Instant::now()) {
             return None;
         }
-        self.throttled_until = None;
-        let wanted = self.shared.table().plan(self.node_id, self.number);
+        let mut table = self.shared.table();
+        self.quiet_until = table.settles_at(self.node_id);
+        if self.quiet_until.is_some() {
+            return None;
+        }
+        let wanted = table.plan(self.node_id, self.number);
+        drop(table);
         if wanted.is_empty() {
             return None;
         }
@@ -381,7 +406,7 @@ impl Rider for FetchLoop {
         let (response, answers) = self.matching(&frame)?;
         if let Ok(ms @ 1..) = u64::try_from(response.throttle_time_ms) {
             // The broker mutes the connection for as long (KIP-219); asking earlier would only lengthen its queue.
-            self.throttled_until = Instant::now().checked_add(Duration::from_millis(ms));
+            self.quiet_until = Instant::now().checked_add(Duration::from_millis(ms));
         }
         if response.error_code != 0 {
             add(&stats.errors, 1);
@@ -428,7 +453,7 @@ impl Rider for FetchLoop {
     }
 
     fn wake_at(&self) -> Option<Instant> {
-        self.throttled_until
+        self.quiet_until
     }
 }
 

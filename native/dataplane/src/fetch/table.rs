@@ -4,9 +4,11 @@
 use std::any::Any;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::request::Wanted;
 use crate::buffer::{Buffer, Entry, Failure, Item};
+use crate::record::Chunk;
 use crate::signal::Signal;
 
 /// No offset, no leader, no epoch.
@@ -70,12 +72,19 @@ pub(crate) struct Seat {
     pub signal: Arc<Signal>,
 }
 
+/// A broker is asked only once nothing has changed for this time. The engine names partitions one by one; a request that
+/// left at the first of them would keep the others waiting for its answer, `fetch.max.wait.ms` at worst.
+const SETTLE: Duration = Duration::from_millis(1);
+const SETTLE_AT_MOST: Duration = Duration::from_millis(20);
+
 /// A broker.
 #[derive(Debug, Default)]
 pub(crate) struct Node {
     /// The partitions it leads, in the order in which the next request lists them.
     pub order: Vec<u64>,
     pub seat: Option<Seat>,
+    /// When partitions began to become fetchable, and when the last one did; None once that has settled.
+    pub settling: Option<(Instant, Instant)>,
     /// After a whole response failed, until somebody attaches or names this leader anew.
     pub rests: bool,
 }
@@ -87,7 +96,7 @@ pub struct Taken {
     /// The context given to `assign`.
     pub context: Arc<dyn Any + Send + Sync>,
     /// Where the records are.
-    pub chunk: Arc<crate::record::Chunk>,
+    pub chunk: Arc<Chunk>,
     /// Index of the first one.
     pub start: usize,
     /// Index after the last one.
@@ -317,32 +326,15 @@ impl Table {
                     cursor,
                     next_offset,
                 } => {
-                    let start = *cursor;
-                    let end = chunk.len().min(start.saturating_add(left));
-                    let is_whole = end == chunk.len();
-                    let position = if is_whole {
-                        *next_offset
-                    } else {
-                        chunk.offset(end - 1) + 1
-                    };
-                    partition.consumed(position);
-                    partition.consumed_epoch = chunk.leader_epoch(end.saturating_sub(1));
-                    let context = Arc::clone(&partition.context);
-                    let chunk = Arc::clone(chunk);
-                    *cursor = end;
-                    left -= end - start;
-                    taken.push(Taken {
-                        handle,
-                        context,
-                        chunk,
-                        start,
-                        end,
-                        next_offset: position,
-                    });
-                    self.buffer.returned(end - start);
-                    if is_whole {
+                    let part = take(handle, partition, chunk, *cursor, *next_offset, left);
+                    let count = part.end - part.start;
+                    *cursor = part.end;
+                    left -= count;
+                    self.buffer.returned(count);
+                    if part.end == part.chunk.len() {
                         self.buffer.pop();
                     }
+                    taken.push(part);
                 }
             }
         }
@@ -423,7 +415,10 @@ impl Table {
         if partition.epoch == epoch && partition.decoded_by == Some(rider) {
             partition.decoded_by = None;
             let leader = partition.leader;
-            self.wake_node(leader);
+            // The loop itself was never kept from fetching on.
+            if !self.has_seat(leader, rider) {
+                self.wake_node(leader);
+            }
         }
     }
 
@@ -439,10 +434,28 @@ impl Table {
         }
     }
 
-    pub fn wake_node(&self, node_id: i32) {
-        if let Some(seat) = self.nodes.get(&node_id).and_then(|node| node.seat.as_ref()) {
+    /// Something can be fetched from this node now.
+    fn wake_node(&mut self, node_id: i32) {
+        let Some(node) = self.nodes.get_mut(&node_id) else {
+            return;
+        };
+        let now = Instant::now();
+        node.settling = Some((node.settling.map_or(now, |(first, _)| first), now));
+        if let Some(seat) = &node.seat {
             seat.signal.notify();
         }
+    }
+
+    /// When the node's partitions will have settled; None if they have.
+    pub fn settles_at(&mut self, node_id: i32) -> Option<Instant> {
+        let node = self.nodes.get_mut(&node_id)?;
+        let (first, last) = node.settling?;
+        let at = (last + SETTLE).min(first + SETTLE_AT_MOST);
+        if at > Instant::now() {
+            return Some(at);
+        }
+        node.settling = None;
+        None
     }
 
     pub fn wake_all(&mut self) {
@@ -458,5 +471,33 @@ impl Table {
         for signal in self.waiting_for_room.drain(..) {
             signal.notify();
         }
+    }
+}
+
+/// The next records of a chunk, and the partition's position moved past them. `next_offset` is that after the whole chunk.
+fn take(
+    handle: u64,
+    partition: &mut Partition,
+    chunk: &Arc<Chunk>,
+    start: usize,
+    next_offset: i64,
+    at_most: usize,
+) -> Taken {
+    let end = chunk.len().min(start.saturating_add(at_most));
+    let last = end.saturating_sub(1);
+    let next_offset = if end == chunk.len() {
+        next_offset
+    } else {
+        chunk.offset(last) + 1
+    };
+    partition.consumed(next_offset);
+    partition.consumed_epoch = chunk.leader_epoch(last);
+    Taken {
+        handle,
+        context: Arc::clone(&partition.context),
+        chunk: Arc::clone(chunk),
+        start,
+        end,
+        next_offset,
     }
 }
