@@ -54,15 +54,16 @@ pub fn decode_batches(
     })?;
     let runs = chunks.into_iter().map(|(chunk, next_offset)| {
         let (context, end) = (Arc::clone(&context), chunk.len());
-        Arc::new(Run {
+        let run = Run {
             context,
             chunk,
             start: 0,
             end,
             next_offset,
-        })
+        };
+        Py::new(py, run)
     });
-    Ok(PyConsumerRecords::new(runs.collect()))
+    Ok(PyConsumerRecords::new(runs.collect::<PyResult<_>>()?))
 }
 
 /// One v2 record batch in the making. Not thread-safe.

@@ -226,7 +226,7 @@ impl PyFetcher {
         let mut deadline = None;
         loop {
             match self.fetcher.try_poll(max_records.max(1)) {
-                Polled::Records(taken) => return to_records(taken),
+                Polled::Records(taken) => return to_records(py, taken),
                 Polled::Failure(context, failure) => return Err(to_error(py, &*context, &failure)),
                 Polled::Closed => return Err(errors::closed(py, "this fetcher")),
                 Polled::Woken => return Ok(PyConsumerRecords::new(Vec::new())),
@@ -310,7 +310,7 @@ fn context_of(context: &(dyn Any + Send + Sync)) -> PyResult<&Context> {
         .ok_or_else(|| errors::fault("a partition without its context"))
 }
 
-fn to_records(taken: Vec<Taken>) -> PyResult<PyConsumerRecords> {
+fn to_records(py: Python<'_>, taken: Vec<Taken>) -> PyResult<PyConsumerRecords> {
     let runs = taken.into_iter().map(|taken| {
         let Taken {
             context,
@@ -322,13 +322,14 @@ fn to_records(taken: Vec<Taken>) -> PyResult<PyConsumerRecords> {
         } = taken;
         let context = context.downcast::<Context>();
         let context = context.map_err(|_| errors::fault("a partition without its context"))?;
-        Ok(Arc::new(Run {
+        let run = Run {
             context,
             chunk,
             start,
             end,
             next_offset,
-        }))
+        };
+        Py::new(py, run)
     });
     Ok(PyConsumerRecords::new(runs.collect::<PyResult<_>>()?))
 }

@@ -54,7 +54,9 @@ impl Context {
     }
 }
 
-/// Neighbouring records of one chunk, in one poll.
+/// Neighbouring records of one chunk, in one poll. A Python object, so that each record holds it by Python's own count, which is
+/// no atomic operation where there is a GIL.
+#[pyclass(name = "_Run", module = "penstock._native", frozen)]
 pub struct Run {
     pub context: Arc<Context>,
     pub chunk: Arc<Chunk>,
@@ -102,8 +104,15 @@ enum Field {
 /// One record. key and value are deserialized when first read; headers and raw bytes are copied when read.
 #[pyclass(name = "ConsumerRecord", module = "penstock._native", frozen)]
 pub struct PyConsumerRecord {
-    run: Arc<Run>,
-    index: usize,
+    run: Py<Run>,
+    index: u32,
+    /// Only with a deserializer: most records live for a moment, and a small object is made and freed sooner.
+    cache: OnceLock<Box<Cache>>,
+}
+
+/// What the deserializers made of a record.
+#[derive(Default)]
+struct Cache {
     key: OnceLock<Read>,
     value: OnceLock<Read>,
 }
@@ -111,20 +120,30 @@ pub struct PyConsumerRecord {
 impl PyConsumerRecord {
     /// `index` counts from the chunk's start.
     #[inline]
-    pub fn new(run: Arc<Run>, index: usize) -> Self {
+    pub fn new(run: Py<Run>, index: usize) -> Self {
         Self {
             run,
-            index,
-            key: OnceLock::new(),
-            value: OnceLock::new(),
+            // A chunk's bytes, and so its records, count in 32 bits.
+            index: index as u32,
+            cache: OnceLock::new(),
         }
+    }
+
+    #[inline]
+    fn run(&self) -> &Run {
+        self.run.get()
+    }
+
+    #[inline]
+    fn index(&self) -> usize {
+        self.index as usize
     }
 
     #[inline]
     fn raw(&self, field: Field) -> Option<&[u8]> {
         match field {
-            Field::Key => self.run.chunk.key(self.index),
-            Field::Value => self.run.chunk.value(self.index),
+            Field::Key => self.run().chunk.key(self.index()),
+            Field::Value => self.run().chunk.value(self.index()),
         }
     }
 
@@ -133,7 +152,7 @@ impl PyConsumerRecord {
         let Some(bytes) = self.raw(field) else {
             return Ok(py.None().into_bound(py));
         };
-        let context = &self.run.context;
+        let context = &self.run().context;
         let deserializer = match field {
             Field::Key => &context.key_deserializer,
             Field::Value => &context.value_deserializer,
@@ -153,9 +172,10 @@ impl PyConsumerRecord {
         bytes: &[u8],
         deserializer: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        let cache = self.cache.get_or_init(Box::default);
         let cell = match field {
-            Field::Key => &self.key,
-            Field::Value => &self.value,
+            Field::Key => &cache.key,
+            Field::Value => &cache.value,
         };
         if cell.get().is_none() {
             let read = match deserializer.call1((PyBytes::new(py, bytes),)) {
@@ -190,8 +210,8 @@ impl PyConsumerRecord {
             Field::Key => "key",
             Field::Value => "value",
         };
-        let (topic, partition) = (&*self.run.context.topic, self.run.context.partition);
-        let offset = self.run.chunk.offset(self.index);
+        let (topic, partition) = (&*self.run().context.topic, self.run().context.partition);
+        let offset = self.run().chunk.offset(self.index());
         let what = cause
             .repr()
             .map(|repr| repr.to_string())
@@ -220,23 +240,23 @@ impl PyConsumerRecord {
 impl PyConsumerRecord {
     #[getter]
     fn topic(&self, py: Python<'_>) -> Py<PyString> {
-        self.run.context.py_topic.clone_ref(py)
+        self.run().context.py_topic.clone_ref(py)
     }
 
     #[getter]
     fn partition(&self) -> i32 {
-        self.run.context.partition
+        self.run().context.partition
     }
 
     #[getter]
     fn offset(&self) -> i64 {
-        self.run.chunk.offset(self.index)
+        self.run().chunk.offset(self.index())
     }
 
     /// Milliseconds since 1970; -1 where the record has none.
     #[getter]
     fn timestamp(&self) -> i64 {
-        self.run.chunk.timestamp(self.index)
+        self.run().chunk.timestamp(self.index())
     }
 
     #[getter]
@@ -247,7 +267,7 @@ impl PyConsumerRecord {
             let member = |number: i32| class.call1((number,)).map(Bound::unbind);
             Ok::<_, PyErr>([member(-1)?, member(0)?, member(1)?])
         })?;
-        let member = match self.run.chunk.timestamp_type(self.index) {
+        let member = match self.run().chunk.timestamp_type(self.index()) {
             TimestampType::None => none,
             TimestampType::Create => create,
             TimestampType::LogAppend => log_append,
@@ -257,7 +277,7 @@ impl PyConsumerRecord {
 
     #[getter]
     fn leader_epoch(&self) -> i32 {
-        self.run.chunk.leader_epoch(self.index)
+        self.run().chunk.leader_epoch(self.index())
     }
 
     #[getter]
@@ -274,7 +294,7 @@ impl PyConsumerRecord {
     #[getter]
     fn headers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let list = PyList::empty(py);
-        for (key, value) in self.run.chunk.headers(self.index) {
+        for (key, value) in self.run().chunk.headers(self.index()) {
             let value = value.map(|value| PyBytes::new(py, value));
             list.append((String::from_utf8_lossy(key), value))?;
         }
@@ -293,23 +313,23 @@ impl PyConsumerRecord {
 
     #[getter]
     fn topic_partition<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.run.context.topic_partition(py)
+        self.run().context.topic_partition(py)
     }
 
     /// Without a copy; keeps the fetched bytes around it alive.
     fn raw_key_view<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyMemoryView>>> {
-        let shared = self.run.chunk.shared_key(self.index);
+        let shared = self.run().chunk.shared_key(self.index());
         shared.map(|bytes| SharedBytes::view(py, bytes)).transpose()
     }
 
     /// Without a copy; keeps the fetched bytes around it alive.
     fn raw_value_view<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyMemoryView>>> {
-        let shared = self.run.chunk.shared_value(self.index);
+        let shared = self.run().chunk.shared_value(self.index());
         shared.map(|bytes| SharedBytes::view(py, bytes)).transpose()
     }
 
     fn __repr__(&self) -> String {
-        let context = &self.run.context;
+        let context = &self.run().context;
         format!(
             "<ConsumerRecord {}-{} offset={} key={} value={}>",
             context.topic,

@@ -21,18 +21,18 @@ use crate::record::{PyConsumerRecord, Run};
     sequence
 )]
 pub struct PyConsumerRecords {
-    runs: Vec<Arc<Run>>,
+    runs: Vec<Py<Run>>,
     /// How many records there are up to the end of each run.
     ends: Vec<usize>,
 }
 
 impl PyConsumerRecords {
-    pub fn new(runs: Vec<Arc<Run>>) -> Self {
+    pub fn new(runs: Vec<Py<Run>>) -> Self {
         let mut total = 0;
         let ends = runs
             .iter()
             .map(|run| {
-                total += run.len();
+                total += run.get().len();
                 total
             })
             .collect();
@@ -44,44 +44,45 @@ impl PyConsumerRecords {
     }
 
     /// The run of a record, and the record's place in it.
-    fn locate(&self, index: usize) -> Option<(&Arc<Run>, usize)> {
+    fn locate(&self, index: usize) -> Option<(&Py<Run>, usize)> {
         let at = self.ends.partition_point(|&end| end <= index);
         let run = self.runs.get(at)?;
-        let before = self.ends.get(at)? - run.len();
+        let before = self.ends.get(at)? - run.get().len();
         Some((run, index - before))
     }
 
-    fn range(&self, start: usize, stop: usize) -> Vec<Arc<Run>> {
+    fn range(&self, py: Python<'_>, start: usize, stop: usize) -> PyResult<Vec<Py<Run>>> {
         let mut before = 0;
         let mut parts = Vec::new();
         for (run, &end) in self.runs.iter().zip(&self.ends) {
             let (from, to) = (start.max(before), stop.min(end));
             if from < to {
-                parts.push(Arc::new(run.part(from - before, to - before)));
+                parts.push(Py::new(py, run.get().part(from - before, to - before))?);
             }
             before = end;
         }
-        parts
+        Ok(parts)
     }
 
     fn slice(&self, slice: &Bound<'_, PySlice>) -> PyResult<Self> {
+        let py = slice.py();
         let indices = slice.indices(isize::try_from(self.len())?)?;
         let index_at = |number: usize| {
             usize::try_from(indices.start + number as isize * indices.step).unwrap_or(usize::MAX)
         };
         if indices.step == 1 {
             let start = index_at(0);
-            return Ok(Self::new(self.range(start, start + indices.slicelength)));
+            return Ok(Self::new(self.range(py, start, start + indices.slicelength)?));
         }
         let picked = (0..indices.slicelength).filter_map(|number| {
             let (run, at) = self.locate(index_at(number))?;
-            Some(Arc::new(run.part(at, at + 1)))
+            Some(Py::new(py, run.get().part(at, at + 1)))
         });
-        Ok(Self::new(picked.collect()))
+        Ok(Self::new(picked.collect::<PyResult<_>>()?))
     }
 
     fn slices(&self) -> Vec<Slice> {
-        let slices = self.runs.iter().map(|run| Slice {
+        let slices = self.runs.iter().map(Py::get).map(|run| Slice {
             topic: Arc::clone(&run.context.topic),
             partition: run.context.partition,
             chunk: Arc::clone(&run.chunk),
@@ -98,24 +99,27 @@ impl PyConsumerRecords {
     #[getter]
     fn partitions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let seen = PyDict::new(py);
-        for run in &self.runs {
+        for run in self.runs.iter().map(Py::get) {
             seen.set_item(run.context.topic_partition(py)?, py.None())?;
         }
         Ok(seen.keys())
     }
 
     /// Those of one partition.
-    fn records(&self, topic_partition: (String, i32)) -> Self {
+    fn records(&self, py: Python<'_>, topic_partition: (String, i32)) -> Self {
         let (topic, partition) = topic_partition;
-        let wanted =
-            |run: &&Arc<Run>| run.context.partition == partition && *run.context.topic == *topic;
-        Self::new(self.runs.iter().filter(wanted).cloned().collect())
+        let wanted = |run: &&Py<Run>| {
+            let context = &run.get().context;
+            context.partition == partition && *context.topic == *topic
+        };
+        let runs = self.runs.iter().filter(wanted);
+        Self::new(runs.map(|run| run.clone_ref(py)).collect())
     }
 
     /// Per partition, the position after the last record here: what commit() would store.
     fn next_offsets<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let offsets = PyDict::new(py);
-        for run in &self.runs {
+        for run in self.runs.iter().map(Py::get) {
             offsets.set_item(run.context.topic_partition(py)?, run.next_offset)?;
         }
         Ok(offsets)
@@ -130,6 +134,7 @@ impl PyConsumerRecords {
         let spans = self
             .runs
             .iter()
+            .map(Py::get)
             .flat_map(|run| run.chunk.spans.get(run.start..run.end));
         let lengths = spans.flatten().map(|span| {
             u64::from(span.key_len.max(0).unsigned_abs())
@@ -166,8 +171,8 @@ impl PyConsumerRecords {
 
     fn __iter__(slf: Bound<'_, Self>) -> PyRecordIterator {
         let runs = &slf.get().runs;
-        let first = runs.first().cloned();
-        let index = first.as_ref().map_or(0, |run| run.start);
+        let first = runs.first().map(|run| run.clone_ref(slf.py()));
+        let index = first.as_ref().map_or(0, |run| run.get().start);
         PyRecordIterator {
             run: first,
             index,
@@ -191,7 +196,7 @@ impl PyConsumerRecords {
         let Some((run, at)) = index.and_then(|index| self.locate(index)) else {
             return Err(PyIndexError::new_err(format!("record {asked} of {length}")));
         };
-        let record = PyConsumerRecord::new(Arc::clone(run), run.start + at);
+        let record = PyConsumerRecord::new(run.clone_ref(py), run.get().start + at);
         Ok(Bound::new(py, record)?.into_any())
     }
 
@@ -234,7 +239,7 @@ impl PyConsumerRecords {
 /// Walks through the runs. The hot path of `for record in records`.
 #[pyclass(name = "_RecordIterator", module = "penstock._native")]
 pub struct PyRecordIterator {
-    run: Option<Arc<Run>>,
+    run: Option<Py<Run>>,
     index: usize,
     next_run: usize,
     records: Py<PyConsumerRecords>,
@@ -246,15 +251,16 @@ impl PyRecordIterator {
         slf
     }
 
-    fn __next__(&mut self) -> Option<PyConsumerRecord> {
+    fn __next__(&mut self, py: Python<'_>) -> Option<PyConsumerRecord> {
         let run = self.run.as_ref()?;
-        let record = PyConsumerRecord::new(Arc::clone(run), self.index);
+        let record = PyConsumerRecord::new(run.clone_ref(py), self.index);
         self.index += 1;
-        if self.index == run.end {
+        if self.index == run.get().end {
             // Runs are never empty.
-            self.run = self.records.get().runs.get(self.next_run).cloned();
+            let runs = &self.records.get().runs;
+            self.run = runs.get(self.next_run).map(|run| run.clone_ref(py));
             self.next_run += 1;
-            self.index = self.run.as_ref().map_or(0, |run| run.start);
+            self.index = self.run.as_ref().map_or(0, |run| run.get().start);
         }
         Some(record)
     }
