@@ -72,7 +72,11 @@ impl PyConsumerRecords {
         };
         if indices.step == 1 {
             let start = index_at(0);
-            return Ok(Self::new(self.range(py, start, start + indices.slicelength)?));
+            return Ok(Self::new(self.range(
+                py,
+                start,
+                start + indices.slicelength,
+            )?));
         }
         let picked = (0..indices.slicelength).filter_map(|number| {
             let (run, at) = self.locate(index_at(number))?;
