@@ -100,7 +100,7 @@ class Fetcher:
         max_bytes: int = 52_428_800,
         max_partition_bytes: int = 1_048_576,
         check_crcs: bool = True,
-        buffer_bytes: int = 33_554_432,
+        buffer_bytes: int = 16_777_216,
         max_batch_bytes: int = 268_435_456,
         request_timeout_ms: int = 30_000,
         key_deserializer: Callable[..., Any] | None = None,

