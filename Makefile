@@ -21,6 +21,7 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 FUZZ_SECONDS ?= 60
 SOAK_MINUTES ?= 30
+SOAK_ARGS ?=
 
 NATIVE_SOURCES := $(shell find native/dataplane/src native/python/src -name '*.rs' 2>/dev/null) \
 	$(wildcard native/*/build.rs native/Cargo.toml native/Cargo.lock native/*/Cargo.toml) pyproject.toml
@@ -33,10 +34,10 @@ help: ## this list
 
 # ---------------------------------------------------------------- the environment
 
-.PHONY: venv check-build check-demo check-kafka check-test
+.PHONY: venv check-build check-demo check-kafka check-test check-soak check-fuzz
 venv: $(NATIVE_STAMP) ## the environment in .venv, with the native module built; redone only after a change
 
-check-build check-demo check-kafka check-test:
+check-build check-demo check-kafka check-test check-soak check-fuzz:
 	@$(PYTHON) tools/check_environment.py $(@:check-%=%)
 
 $(REQUIREMENTS_STAMP): requirements/dev.txt | check-build
@@ -87,6 +88,15 @@ test-python: $(NATIVE_STAMP)
 .PHONY: bench fuzz soak
 bench: check-kafka $(NATIVE_STAMP) ## penstock beside other clients, on a real broker (BENCH_ARGS='--quick')
 	$(PY) -m benchmarks $(BENCH_ARGS)
+
+soak: check-soak $(NATIVE_STAMP) ## the demo on three real brokers that are killed in turn (SOAK_MINUTES=30)
+	$(PY) tools/soak.py --minutes $(SOAK_MINUTES) $(SOAK_ARGS)
+
+fuzz: check-fuzz $(REQUIREMENTS_STAMP) ## each fuzz target of the decoder for some seconds (FUZZ_SECONDS=60)
+	$(PY) native/dataplane/fuzz/seed_corpus.py
+	@cd native/dataplane && for target in fuzz/fuzz_targets/*.rs; do \
+		name=$$(basename "$$target" .rs); echo "fuzzing $$name for $(FUZZ_SECONDS) s"; \
+		cargo +nightly fuzz run "$$name" -- -max_total_time=$(FUZZ_SECONDS) -verbosity=0 || exit 1; done
 
 # ---------------------------------------------------------------- documents and packages
 

@@ -1,6 +1,6 @@
 """Says in one message what this machine lacks to build and test penstock, and how to install it.
 
-    python3 tools/check_environment.py [build | demo | kafka | test]
+    python3 tools/check_environment.py [build | demo | kafka | test | soak | fuzz]
 
 Runs on any Python 3, before the project's environment exists, and with the standard library alone.
 """
@@ -17,6 +17,8 @@ NEEDS = {
     "demo": BUILD,
     "kafka": ("python", "java", "javac", "mvn"),
     "test": (*BUILD, "rustfmt", "clippy", "java", "javac", "mvn"),
+    "soak": (*BUILD, "java", "javac", "mvn"),
+    "fuzz": (*BUILD, "nightly", "cargo-fuzz"),
 }
 
 DEBIAN_JDK = "apt install openjdk-17-jdk-headless"
@@ -92,6 +94,8 @@ def problem(need):
         "cargo": (("cargo", "--version"), RUST_MINIMUM),
         "rustfmt": (("rustfmt", "--version"), (0,)),
         "clippy": (("cargo", "clippy", "--version"), (0,)),
+        "nightly": (("cargo", "+nightly", "--version"), (1,)),
+        "cargo-fuzz": (("cargo-fuzz", "--version"), (0,)),
         "java": (("java", "-version"), JAVA_MINIMUM),
         "javac": (("javac", "-version"), JAVA_MINIMUM),
         "mvn": (("mvn", "--version"), (3, 6)),
