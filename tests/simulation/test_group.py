@@ -132,6 +132,23 @@ def test_without_faults_nothing_is_lost_or_owned_twice(seed: int) -> None:
     assert [code for host in world.hosts for code in host.errors] == []
 
 
+@pytest.mark.parametrize("others", [0, 2])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_static_member_that_comes_back_with_other_topics_reads_those(seed: int, others: int) -> None:
+    """The coordinator gives it its predecessor's assignment without a rebalance (KIP-345), which is not what it wants."""
+    world = World(seed, TOPICS)
+    for number in range(others):
+        Host(world, f"other-{number}", ("t", "u"))
+    first = Host(world, "static", ("t",), "instance")
+    world.clock.run(20_000, lambda: None)
+    first.die()
+    back = Host(world, "static", ("u",), "instance")
+    world.clock.run(40_000, lambda: None)
+    assert {tp.topic for tp in back.seen.owned} == {"u"}
+    checkers.callbacks_are_paired(world)
+    checkers.converged(world)
+
+
 def test_the_runs_are_worth_their_time() -> None:
     """Enough happens in them: rebalances, losses, commits, static members back in their place."""
     worlds = [run(seed, rough=True, each=lambda world: None) for seed in range(20)]

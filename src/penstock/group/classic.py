@@ -265,6 +265,12 @@ class ClassicMember:
         except ProtocolError as error:
             self._fail(_INCONSISTENT_GROUP_PROTOCOL, f"{doing}: {error}")
             return
+        if not {tp.topic for tp in assignment} <= set(self._topics):
+            # The subscription changed while the join was on its way, or a static member is back with other topics and was given
+            # its predecessor's assignment without a rebalance (KIP-345). Source: ConsumerCoordinator.onJoinComplete.
+            self._rejoin_wanted = "the assignment has topics that this member does not subscribe to"
+            self._back_off(now_ms)
+            return
         self.assignment = assignment
         self._go(State.ASSIGNING)
         self._next_heartbeat_ms = now_ms + self._heartbeat_interval_ms

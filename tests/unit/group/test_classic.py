@@ -451,12 +451,24 @@ def test_other_topics_rejoin_and_the_same_do_not() -> None:
 
 def test_topics_that_change_during_a_join_are_joined_for_afterwards() -> None:
     walk = Walk().joining()
-    assert walk.feed(g.Subscribe(("u",))) == []
+    assert walk.feed(g.Subscribe(("t", "u"))) == []
     walk.assigning()
     walk.feed(g.AssignmentDone())
     assert g.CallRevoked(MINE) in walk.said
     walk.feed(g.RevocationDone())
     assert walk.only(g.SendJoin).reason == "the subscription changed"
+
+
+def test_an_assignment_of_other_topics_is_not_taken() -> None:
+    walk = Walk().syncing()
+    walk.feed(g.Subscribe(("u",)))
+    walk.feed(g.SyncAnswered(0, "range", encode_assignment(MINE)))
+    assert (walk.said, walk.machine.assignment) == ([], ())
+    walk.until_due()
+    join = walk.only(g.SendJoin)
+    assert join.reason == "the assignment has topics that this member does not subscribe to"
+    # told with the generation it was in: the coordinator sees other metadata than before, and rebalances
+    assert decode_subscription(join.protocols[0][1]) == MemberSubscription(("u",), generation_id=1)
 
 
 def test_new_partitions_are_the_leaders_matter() -> None:
