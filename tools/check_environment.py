@@ -30,6 +30,12 @@ REMEDIES = {
     "cargo": ("Rust 1.85 or newer (cargo)", RUSTUP, "brew install rustup && rustup default stable"),
     "rustfmt": ("rustfmt", "rustup component add rustfmt", "rustup component add rustfmt"),
     "clippy": ("clippy", "rustup component add clippy", "rustup component add clippy"),
+    "nightly": (
+        "Rust's nightly toolchain",
+        "rustup toolchain install nightly",
+        "rustup toolchain install nightly",
+    ),
+    "cargo-fuzz": ("cargo-fuzz", "cargo install cargo-fuzz", "cargo install cargo-fuzz"),
     "cc": (
         "a C compiler (cc), for zstd and the linker",
         "apt install build-essential",

@@ -12,18 +12,18 @@ from typing_extensions import Buffer
 from .types import Header, TimestampType, TopicPartition
 
 __all__ = [
-    "BatchBuilder",
-    "Connection",
-    "ConsumerRecord",
-    "ConsumerRecords",
     "EVENT_CLOSED",
     "EVENT_CONNECTED",
     "EVENT_FETCH_ERROR",
     "EVENT_FETCH_NODE_ERROR",
     "EVENT_RESPONSE",
+    "VERSION",
+    "BatchBuilder",
+    "Connection",
+    "ConsumerRecord",
+    "ConsumerRecords",
     "EventQueue",
     "Fetcher",
-    "VERSION",
     "crc32c",
     "decode_batches",
     "murmur2_partition",
@@ -33,10 +33,18 @@ VERSION: Final[str]
 
 # ---------------------------------------------------------------- events
 EVENT_CONNECTED: Final[int]  # (EVENT_CONNECTED, connection_id, 0, address: str)
-EVENT_RESPONSE: Final[int]  # (EVENT_RESPONSE, connection_id, correlation_id, frame: bytes, starting at the correlation id)
-EVENT_CLOSED: Final[int]  # (EVENT_CLOSED, connection_id, 0, reason: str); the last event of a connection, sent once
-EVENT_FETCH_ERROR: Final[int]  # (EVENT_FETCH_ERROR, handle, epoch, (error_code, fetch_offset, leader_id, leader_epoch))
-EVENT_FETCH_NODE_ERROR: Final[int]  # (EVENT_FETCH_NODE_ERROR, connection_id, error_code, None): a whole response failed
+EVENT_RESPONSE: Final[
+    int
+]  # (EVENT_RESPONSE, connection_id, correlation_id, frame: bytes, starting at the correlation id)
+EVENT_CLOSED: Final[
+    int
+]  # (EVENT_CLOSED, connection_id, 0, reason: str); the last event of a connection, sent once
+EVENT_FETCH_ERROR: Final[
+    int
+]  # (EVENT_FETCH_ERROR, handle, epoch, (error_code, fetch_offset, leader_id, leader_epoch))
+EVENT_FETCH_NODE_ERROR: Final[
+    int
+]  # (EVENT_FETCH_NODE_ERROR, connection_id, error_code, None): a whole response failed
 
 _Event = tuple[int, int, int, Any]
 
@@ -56,8 +64,8 @@ class Connection:
     """One TCP connection and its native thread, which connects, writes queued requests and reads frames.
 
     host is a name or an address; each of its addresses is tried in turn, connect_timeout_ms each. Buffer sizes of -1 leave
-    them to the operating system. Requests are answered in order (Kafka's rule); a response whose correlation id is not that of the oldest request in
-    flight closes the connection. Failures never raise here: they arrive as EVENT_CLOSED with a reason for people.
+    them to the operating system. Requests are answered in order (Kafka's rule); a response whose correlation id is not that
+    of the oldest request in flight closes the connection. Failures never raise here: they arrive as EVENT_CLOSED with a reason for people.
     """
 
     def __new__(
@@ -229,7 +237,13 @@ class ConsumerRecords:
 
 # ---------------------------------------------------------------- batches, for the producer, tests and tools
 def decode_batches(
-    data: Buffer, *, topic: str = "", partition: int = 0, offset: int = 0, check_crcs: bool = True, max_batch_bytes: int = 268_435_456
+    data: Buffer,
+    *,
+    topic: str = "",
+    partition: int = 0,
+    offset: int = 0,
+    check_crcs: bool = True,
+    max_batch_bytes: int = 268_435_456,
 ) -> ConsumerRecords:
     """The records of a partition's raw record set (v0, v1 or v2) from `offset` on. Errors as in Fetcher.poll()."""
 
@@ -250,7 +264,12 @@ class BatchBuilder:
     @property
     def size_bytes(self) -> int: ...
     def build(
-        self, *, producer_id: int = -1, producer_epoch: int = -1, base_sequence: int = -1, transactional: bool = False
+        self,
+        *,
+        producer_id: int = -1,
+        producer_epoch: int = -1,
+        base_sequence: int = -1,
+        transactional: bool = False,
     ) -> bytes:
         """The whole batch, compressed, with its CRC; base offset 0, ready for a Produce request. The builder stays usable for a retry."""
 

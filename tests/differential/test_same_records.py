@@ -17,7 +17,11 @@ from tests.support.kafka import RealKafka
 pytestmark = pytest.mark.kafka
 CODECS = ["none", "gzip", "snappy", "lz4", "zstd"]
 WAIT_S = 60.0
-ANY_TIME = {"retention.ms": -1, "message.timestamp.after.max.ms": 2**62, "message.timestamp.before.max.ms": 2**62}
+ANY_TIME = {
+    "retention.ms": -1,
+    "message.timestamp.after.max.ms": 2**62,
+    "message.timestamp.before.max.ms": 2**62,
+}
 
 
 class Seen(NamedTuple):
@@ -102,7 +106,9 @@ def through_penstock(
     return sorted(seen)
 
 
-def assert_same(kafka: RealKafka, topic: str, isolation: str = "read_uncommitted", **config: Any) -> list[Seen]:
+def assert_same(
+    kafka: RealKafka, topic: str, isolation: str = "read_uncommitted", **config: Any
+) -> list[Seen]:
     """Reads the log through both, and again through the first: a cleaner that ran between would be nobody's fault."""
     for _ in range(20):
         ends = kafka.end_offsets(topic)
@@ -144,7 +150,9 @@ def fill(kafka: RealKafka, topic: str, count: int = 600, seed: int = 1, **config
 
     for message in messages(seed, count):
         timestamp = message.pop("timestamp")
-        producer.produce(topic, **message, on_delivery=stored, **({"timestamp": timestamp} if timestamp else {}))
+        producer.produce(
+            topic, **message, on_delivery=stored, **({"timestamp": timestamp} if timestamp else {})
+        )
         producer.poll(0)
     assert producer.flush(WAIT_S) == 0
 

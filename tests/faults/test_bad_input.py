@@ -55,7 +55,7 @@ def server(behave: Callable[[socket.socket], None]) -> Iterator[str]:
     thread = threading.Thread(target=accept)
     thread.start()
     try:
-        yield "127.0.0.1:%d" % listener.getsockname()[1]
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
     finally:
         stop.set()
         thread.join()

@@ -99,7 +99,9 @@ class ConsumerCore:
         pass, and a consumer that has worked is to go on by itself."""
         while self.client.snapshot.version == 0:
             try:
-                async with self.client.within(self.config["default.api.timeout.ms"], "connecting to the cluster"):
+                async with self.client.within(
+                    self.config["default.api.timeout.ms"], "connecting to the cluster"
+                ):
                     await self.client.updated()
             except KafkaError as error:
                 if not self._errors:

@@ -76,7 +76,9 @@ MAY_BE_ABSENT: Final[dict[Api, frozenset[str]]] = {
     Api.LIST_OFFSETS: frozenset({"current_leader_epoch", "isolation_level", "timeout"}),
     Api.METADATA: frozenset({"allow_auto_topic_creation", "include_topic_authorized_operations", "topic_id"}),
     Api.OFFSET_COMMIT: frozenset({"committed_leader_epoch", "group_instance_id", "retention_time"}),
-    Api.OFFSET_FETCH: frozenset({"group_id", "groups", "member_epoch", "member_id", "require_stable", "topics"}),
+    Api.OFFSET_FETCH: frozenset(
+        {"group_id", "groups", "member_epoch", "member_id", "require_stable", "topics"}
+    ),
     Api.FIND_COORDINATOR: frozenset({"coordinator_keys", "key", "key_type"}),
     Api.JOIN_GROUP: frozenset({"group_instance_id", "reason", "rebalance_timeout"}),
     Api.HEARTBEAT: frozenset({"group_instance_id"}),
