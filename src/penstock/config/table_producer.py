@@ -92,7 +92,13 @@ PRODUCER_OPTIONS: Final[tuple[Option, ...]] = (
     Option(
         "retries", Kind.INT, INT_MAX, "high",
         "How often a failed request is sent again. Bound the time by `delivery.timeout.ms` rather than the number.",
-        PRODUCER + ADMIN, minimum=0, maximum=INT_MAX,
+        PRODUCER, minimum=0, maximum=INT_MAX,
+    ),
+    Option(
+        "retries", Kind.INT, INT_MAX, "low",
+        "How often a failed request is sent again.",
+        ADMIN, minimum=0, maximum=INT_MAX, status=Status.NO_EFFECT,
+        instead="retries are bounded by default.api.timeout.ms, or the timeout given",
     ),
     Option(
         "partitioner.class", Kind.CALLABLE, None, "medium",

@@ -15,6 +15,7 @@ from typing import Any
 from .._native import Fetcher
 from ..config import Config, resolve
 from ..errors import (
+    CommitFailedError,
     ConfigError,
     IllegalStateError,
     KafkaError,
@@ -614,6 +615,13 @@ class ConsumerCore:
         wanted = self.consumed_offsets() if offsets is None else offsets
         machine = self.group.machine if self.group is not None else None
         member = (machine.member_id, machine.generation_id) if machine is not None else ("", -1)
+        if wanted and machine is not None and machine.generation_id < 0:
+            # Sent without a generation it would count as a commit from outside the group, which the coordinator takes whenever the
+            # group happens to be empty: this member's old positions could then undo what another has committed since.
+            raise CommitFailedError(
+                f"committing {len(wanted)} offsets of group {self._group_id!r}: this consumer is no member of the group now, and its "
+                "partitions may belong to others. Call poll() to join, then commit what it returns"
+            )
         async with (
             self.client.within(timeout_ms, f"committing {len(wanted)} offsets of group {self._group_id!r}"),
             self._commit_order,
