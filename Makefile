@@ -46,8 +46,12 @@ $(REQUIREMENTS_STAMP): requirements/dev.txt | check-build
 	touch $@
 
 $(NATIVE_STAMP): $(REQUIREMENTS_STAMP) $(NATIVE_SOURCES) | check-build
-	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked
-	touch $@
+	@echo "building the native module; the first time takes some minutes"
+	@PATH="$(abspath $(BIN)):$$PATH" MATURIN_PEP517_ARGS=--locked $(PY) -m pip install --quiet \
+		--disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Not `maturin develop`: it would install the development group of pyproject.toml, unpinned, beside requirements/dev.txt.
 
 # ---------------------------------------------------------------- seeing it work
 
