@@ -24,8 +24,8 @@ Names, types and defaults are those of Apache Kafka 4.3; penstock's own options 
 by its dotted name or in Python's spelling, one of the two:
 
 ```python
-KafkaConsumer('my-topic', **{'bootstrap.servers': 'localhost:9092', 'group.id': 'my-group'})
-KafkaConsumer('my-topic', bootstrap_servers='localhost:9092', group_id='my-group')
+KafkaConsumer("my-topic", **{"bootstrap.servers": "localhost:9092", "group.id": "my-group"})
+KafkaConsumer("my-topic", bootstrap_servers="localhost:9092", group_id="my-group")
 ```
 
 A name that does not exist, a value of the wrong type or out of range, and options that contradict each other raise
