@@ -205,6 +205,10 @@ def test_a_topic_that_nobody_creates() -> None:
     ):
         with pytest.raises(UnknownTopicOrPartitionError, match="does not exist"):
             producer.send("missing", b"x").result(WAIT_S)
+    with (
+        DevBroker(**{"auto.create.topics.enable": "false"}) as broker,
+        producer_of(broker.bootstrap_servers, retry_backoff_ms=10) as producer,
+    ):
         threading.Timer(0.05, broker.create_topic, ["late"]).start()
         assert producer.send("late", b"x").result(WAIT_S).offset == 0
 

@@ -422,7 +422,15 @@ def test_unsubscribe_leaves_and_subscribe_comes_back(
     kafka.produce(topic, numbered(5))
     with consumer_of(kafka, topic, group_id=unique("group")) as consumer:
         assert len(read(consumer, 5)) == 5
+        revoked: list[TopicPartition] = []
+
+        class Listener:
+            def on_partitions_revoked(self, partitions: list[TopicPartition]) -> None:
+                revoked.extend(partitions)
+
+        consumer.subscribe([topic], listener=Listener())
         consumer.unsubscribe()
+        assert revoked == [TopicPartition(topic, 0)]
         assert consumer.assignment() == set() and consumer.subscription() == set()
         consumer.subscribe([topic])
         assert len(read(consumer, 5)) == 5

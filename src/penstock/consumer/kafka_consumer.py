@@ -110,8 +110,12 @@ class KafkaConsumer:
             self._call(self._core.assign(list(partitions)))
 
     def unsubscribe(self) -> None:
-        """Read nothing: leave the group, or drop the assigned partitions."""
+        """Read nothing: give the group's partitions back (on_partitions_revoked is called) and leave it, or drop those assigned."""
         with self._own:
+            self._check_open()
+            self._core.leave_from_user(
+                time.monotonic() + self._default_timeout_ms / 1000, self._run_callbacks
+            )
             self._call(self._core.unsubscribe())
 
     def assignment(self) -> set[TopicPartition]:

@@ -159,7 +159,7 @@ class ConsumerCore:
         deadline = time.monotonic() + timeout_ms / 1000
         try:
             if self.engine.alive:
-                self._leave_from_user(deadline, run_callbacks)
+                self.leave_from_user(deadline, run_callbacks)
                 self.engine.submit(self._shut()).result(max(0.1, deadline - time.monotonic()))
         except TimeoutError:
             _log.warning(
@@ -177,7 +177,7 @@ class ConsumerCore:
             self.engine.post(self.client.close)
             self.engine.post(self.engine.loop.stop)
 
-    def _leave_from_user(self, deadline: float, run_callbacks: Callable[[], None]) -> None:
+    def leave_from_user(self, deadline: float, run_callbacks: Callable[[], None]) -> None:
         """Give the group's partitions back, in order: commit, listener, leave."""
         owned = list(self.handles) if self.group is not None else []
         if self.auto_commit_due_s != float("inf") and self.handles:
