@@ -1,10 +1,18 @@
 //! Chunks in the making: batch after batch, until one does not fit.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::decode::MAX_BUFFER_BYTES;
 use crate::error::DecodeError;
 use crate::record::{Chunk, RecordSpan, TimestampType};
+use crate::recycle::Recycler;
+
+thread_local! {
+    /// A fetch thread's chunks are dropped by the user's thread, and their memory comes back here.
+    static RECYCLER: Arc<Recycler> = Arc::default();
+}
 
 /// What all batches of a chunk have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +30,8 @@ pub(crate) struct Mark {
 }
 
 /// A chunk in the making.
-#[derive(Default)]
 pub(crate) struct ChunkBuild {
+    recycler: Arc<Recycler>,
     kind: Option<Kind>,
     pub spans: Vec<RecordSpan>,
     /// Uncompressed: where the chunk begins and ends in the record set.
@@ -36,6 +44,19 @@ pub(crate) struct ChunkBuild {
 }
 
 impl ChunkBuild {
+    pub fn new() -> Self {
+        let recycler = RECYCLER.with(Arc::clone);
+        Self {
+            kind: None,
+            spans: recycler.spans(),
+            start: 0,
+            end: 0,
+            buffer: Vec::new(),
+            last_batch_bytes: 0,
+            recycler,
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.spans.is_empty()
     }
@@ -67,6 +88,9 @@ impl ChunkBuild {
             self.start = position;
             self.end = position;
             self.buffer.clear();
+            if kind.compressed && self.buffer.capacity() == 0 {
+                self.buffer = self.recycler.buffer();
+            }
         }
         Mark {
             spans: self.spans.len(),
@@ -98,13 +122,13 @@ impl ChunkBuild {
         Ok(true)
     }
 
-    pub fn finish(mut self, record_set: &Bytes) -> Option<Chunk> {
-        let kind = self.kind.filter(|_| !self.spans.is_empty())?;
+    pub fn finish(self, record_set: &Bytes) -> Option<Chunk> {
+        let Some(kind) = self.kind.filter(|_| !self.spans.is_empty()) else {
+            self.recycler.give_spans(self.spans);
+            return None;
+        };
         let (bytes, retained_bytes) = if kind.compressed {
-            // Space that was reserved and never filled would count as if it were.
-            self.buffer.shrink_to_fit();
-            let retained = self.buffer.capacity();
-            (Bytes::from(self.buffer), retained)
+            self.recycler.share(self.buffer)
         } else {
             let bytes = record_set.slice(self.start..self.end);
             let retained = bytes.len();
@@ -112,7 +136,8 @@ impl ChunkBuild {
         };
         Some(Chunk {
             bytes,
-            spans: self.spans,
+            spans: self.recycler.fit_spans(self.spans),
+            recycler: Arc::downgrade(&self.recycler),
             leader_epoch: kind.leader_epoch,
             timestamp_type: kind.timestamp_type,
             has_headers: kind.has_headers,

@@ -95,7 +95,7 @@ impl Decoder {
     /// What is wrong with the next batch. What came before it has been returned by then, `next_offset` is where that
     /// ended, and every further call returns the same error.
     pub fn next_chunk(&mut self, soft_limit_bytes: usize) -> Result<Option<Chunk>, DecodeError> {
-        let mut build = ChunkBuild::default();
+        let mut build = ChunkBuild::new();
         match self.fill(&mut build, soft_limit_bytes) {
             Err(error) if build.is_empty() => Err(error),
             _ => Ok(build.finish(&self.bytes)),

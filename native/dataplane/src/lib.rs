@@ -17,6 +17,7 @@ pub mod frame;
 mod legacy;
 pub mod murmur2;
 pub mod record;
+mod recycle;
 pub mod signal;
 mod transactions;
 mod v2;

@@ -1,7 +1,10 @@
 //! Records as spans over shared bytes: 32 bytes each until somebody reads them.
 
+use std::sync::Weak;
+
 use bytes::Bytes;
 
+use crate::recycle::Recycler;
 use crate::varint::Cursor;
 
 /// Who set a record's timestamp. Source: KIP-32.
@@ -49,6 +52,16 @@ pub struct Chunk {
     pub(crate) has_headers: bool,
     /// What the buffer behind `bytes` holds of the memory, spare capacity included.
     pub(crate) retained_bytes: usize,
+    /// Where the index goes when the chunk is dropped.
+    pub(crate) recycler: Weak<Recycler>,
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        if let Some(recycler) = self.recycler.upgrade() {
+            recycler.give_spans(std::mem::take(&mut self.spans));
+        }
+    }
 }
 
 impl Chunk {
