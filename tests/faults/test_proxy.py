@@ -75,6 +75,10 @@ def test_forwards(client: socket.socket, proxy: Proxy) -> None:
     sender.start()
     assert receive(client, len(payload)) == payload
     sender.join()
+    deadline = time.monotonic() + 10
+    # The proxy counts after it has written, when we may have read already.
+    while proxy.bytes_to_client < len(payload) and time.monotonic() < deadline:
+        time.sleep(0.001)
     assert proxy.bytes_to_server == proxy.bytes_to_client == len(payload)
     assert proxy.open_connections == 1
 
