@@ -286,4 +286,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    sys.modules["hypothesis"] = None  # type: ignore[assignment]  # see child.py
     main()

@@ -58,7 +58,7 @@ class ConsumerCore:
         self.engine = EngineThread(f"KafkaConsumer {self.config['client.id']}")
         self.client = ClusterClient(self.engine, self.config)
         self.fetcher = _make_fetcher(self.engine, self.config, self._isolation)
-        self.fetching = FetchDriver(self.client, self.fetcher, self._on_fetch_error)
+        self.fetching = FetchDriver(self.client, self.fetcher, self._on_fetch_error, self._on_recreated)
         self.subscription = SubscriptionState(topics)
         self.ledger = CommitLedger()
         self.coordinator = (
@@ -567,6 +567,14 @@ class ConsumerCore:
             self.subscription.reset(tp, strategy)
             self.fetcher.seek(handle, -1)
         self._resolve_positions()
+
+    def _on_recreated(self, tp: TopicPartition) -> None:
+        """The topic was deleted and made again: offsets of the old one mean nothing in it, and all of it is unread (KIP-516)."""
+        _log.warning("topic %s was deleted and made again: reading %s from its beginning", tp.topic, tp)
+        self.ledger.forget([tp])
+        self.subscription.reset(tp, "earliest")
+        self.fetcher.seek(self.handles[tp], -1)
+        self.engine.loop.call_soon(self._resolve_positions)
 
     def _on_fetch_error(self, tp: TopicPartition, error_code: int, fetch_offset: int) -> None:
         action = action_for(error_code)

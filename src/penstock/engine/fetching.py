@@ -28,13 +28,19 @@ class FetchDriver:
     """
 
     def __init__(
-        self, client: ClusterClient, fetcher: Fetcher, on_error: Callable[[TopicPartition, int, int], None]
+        self,
+        client: ClusterClient,
+        fetcher: Fetcher,
+        on_error: Callable[[TopicPartition, int, int], None],
+        on_recreated: Callable[[TopicPartition], None],
     ) -> None:
-        """on_error(partition, error code, fetch offset) decides on errors that fresh metadata does not mend."""
+        """on_error(partition, error code, fetch offset) decides on errors that fresh metadata does not mend;
+        on_recreated(partition) on a topic that was deleted and made again under its name."""
         self.handles: dict[TopicPartition, int] = {}
         self._client = client
         self._fetcher = fetcher
         self._on_error = on_error
+        self._on_recreated = on_recreated
         self._by_handle: dict[int, TopicPartition] = {}
         self._leaders: dict[TopicPartition, tuple[int, int]] = {}
         self._topic_ids: dict[TopicPartition, bytes] = {}
@@ -80,8 +86,10 @@ class FetchDriver:
             node_id, epoch = snapshot.leader(*tp)
             topic_id = snapshot.topic_id(tp.topic)
             if topic_id not in (_NO_ID, self._topic_ids[tp]):
+                known, self._topic_ids[tp] = self._topic_ids[tp], topic_id
                 self._fetcher.set_topic_id(handle, topic_id)
-                self._topic_ids[tp] = topic_id
+                if known != _NO_ID:
+                    self._on_recreated(tp)
             leaderless = leaderless or node_id < 0
             wanted_nodes.add(node_id)
             if tp not in self._resting and self._leaders.get(tp) != (node_id, epoch):

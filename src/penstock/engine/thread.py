@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import concurrent.futures
 import itertools
 import logging
@@ -145,3 +146,6 @@ def stop_all_engines() -> None:
     """At interpreter exit: end what the user left open, within a bound, so that no thread runs into a torn-down interpreter."""
     for engine in list(_all_engines):
         engine.stop(timeout_s=1.0)
+
+
+atexit.register(stop_all_engines)
