@@ -202,9 +202,9 @@ def test_a_topic_that_nobody_creates() -> None:
     with (
         DevBroker(**{"auto.create.topics.enable": "false"}) as broker,
         producer_of(broker.bootstrap_servers, max_block_ms=300, retry_backoff_ms=10) as producer,
+        pytest.raises(UnknownTopicOrPartitionError, match="does not exist"),
     ):
-        with pytest.raises(UnknownTopicOrPartitionError, match="does not exist"):
-            producer.send("missing", b"x").result(WAIT_S)
+        producer.send("missing", b"x").result(WAIT_S)
     with (
         DevBroker(**{"auto.create.topics.enable": "false"}) as broker,
         producer_of(broker.bootstrap_servers, retry_backoff_ms=10) as producer,
