@@ -30,6 +30,18 @@ class Format(StrEnum):
     json = "json"
 
 
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="PLACE",
+        help="beginning, end, an offset, -N for the last N of each partition, or an ISO time. "
+        "With --group: beginning or end, for partitions without a committed offset.",
+        show_default="beginning",
+    ),
+]
+
+
 @command
 def consume(
     topic: Annotated[str, typer.Argument(help="The topic to read.", show_default=False)],
@@ -37,16 +49,7 @@ def consume(
     format: Annotated[
         Format, typer.Option("-f", "--format", help="text: values; json: one object a line.")
     ] = Format.text,
-    start: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="PLACE",
-            help="beginning, end, an offset, -N for the last N of each partition, or an ISO time. "
-            "With --group: beginning or end, for partitions without a committed offset.",
-            show_default="beginning",
-        ),
-    ] = None,
+    start: From = None,
     count: Annotated[
         int | None,
         typer.Option("-n", "--count", min=1, help="Stop after so many records.", show_default="all"),
