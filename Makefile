@@ -20,6 +20,7 @@ BENCH_ARGS ?=
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 FUZZ_SECONDS ?= 60
+FUZZ_SMOKE_SECONDS ?= 2
 SOAK_MINUTES ?= 30
 SOAK_ARGS ?=
 
@@ -27,6 +28,7 @@ NATIVE_SOURCES := $(shell find native/dataplane/src native/python/src -name '*.r
 	$(wildcard native/*/build.rs native/Cargo.toml native/Cargo.lock native/*/Cargo.toml) pyproject.toml
 REQUIREMENTS_STAMP := $(VENV)/.requirements-installed
 NATIVE_STAMP := $(VENV)/.native-built
+CARGO_FUZZ := $(VENV)/cargo/bin/cargo-fuzz
 
 .PHONY: help
 help: ## this list
@@ -64,8 +66,8 @@ kafka: check-kafka $(REQUIREMENTS_STAMP) ## a real Apache Kafka on this machine 
 
 # ---------------------------------------------------------------- checking
 
-.PHONY: test lint lint-python lint-rust test-rust test-python
-test: check-test lint test-rust test-python ## everything: lint, types, Rust, and Python against real servers (some 15 minutes)
+.PHONY: test lint lint-python lint-rust test-rust test-fuzz test-python
+test: check-test lint test-rust test-fuzz test-python ## everything: lint, types, Rust, and Python against real servers (some 15 minutes)
 
 lint: lint-python lint-rust ## ruff, mypy, import-linter, cargo fmt, clippy
 
@@ -84,6 +86,13 @@ lint-rust: $(NATIVE_STAMP)
 test-rust: $(NATIVE_STAMP)
 	$(CARGO) test $(MANIFEST) --exclude penstock-python --quiet
 
+# A few seconds for each fuzz target where Rust's nightly toolchain is, which cargo-fuzz needs. Everywhere, `test-rust` has run the
+# same targets on a bounded number of random and damaged inputs.
+test-fuzz: $(REQUIREMENTS_STAMP)
+	@if cargo +nightly --version >/dev/null 2>&1; then \
+		$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=$(FUZZ_SMOKE_SECONDS); \
+	else echo "no nightly toolchain of Rust: the fuzz targets have run on test-rust's inputs alone"; fi
+
 test-python: $(NATIVE_STAMP)
 	$(PY) -m pytest $(PYTEST_ARGS)
 
@@ -96,9 +105,13 @@ bench: check-kafka $(NATIVE_STAMP) ## penstock beside other clients, on a real b
 soak: check-soak $(NATIVE_STAMP) ## the demo on three real brokers that are killed in turn (SOAK_MINUTES=30)
 	$(PY) tools/soak.py --minutes $(SOAK_MINUTES) $(SOAK_ARGS)
 
-fuzz: check-fuzz $(REQUIREMENTS_STAMP) ## each fuzz target of the decoder for some seconds (FUZZ_SECONDS=60)
+$(CARGO_FUZZ):
+	cargo install --quiet --locked --root $(VENV)/cargo cargo-fuzz
+
+fuzz: check-fuzz $(REQUIREMENTS_STAMP) $(CARGO_FUZZ) ## each fuzz target of the data plane for some seconds (FUZZ_SECONDS=60)
 	$(PY) native/dataplane/fuzz/seed_corpus.py
-	@cd native/dataplane && for target in fuzz/fuzz_targets/*.rs; do \
+	@cd native/dataplane && PATH="$(abspath $(VENV))/cargo/bin:$$PATH" && export PATH && \
+	for target in fuzz/fuzz_targets/*.rs; do \
 		name=$$(basename "$$target" .rs); echo "fuzzing $$name for $(FUZZ_SECONDS) s"; \
 		cargo +nightly fuzz run "$$name" -- -max_total_time=$(FUZZ_SECONDS) -verbosity=0 || exit 1; done
 

@@ -18,7 +18,7 @@ NEEDS = {
     "kafka": ("python", "java", "javac", "mvn"),
     "test": (*BUILD, "rustfmt", "clippy", "java", "javac", "mvn"),
     "soak": (*BUILD, "java", "javac", "mvn"),
-    "fuzz": (*BUILD, "nightly", "cargo-fuzz"),
+    "fuzz": (*BUILD, "nightly"),
 }
 
 DEBIAN_JDK = "apt install openjdk-17-jdk-headless"
@@ -35,7 +35,6 @@ REMEDIES = {
         "rustup toolchain install nightly",
         "rustup toolchain install nightly",
     ),
-    "cargo-fuzz": ("cargo-fuzz", "cargo install cargo-fuzz", "cargo install cargo-fuzz"),
     "cc": (
         "a C compiler (cc), for zstd and the linker",
         "apt install build-essential",
@@ -101,7 +100,6 @@ def problem(need):
         "rustfmt": (("rustfmt", "--version"), (0,)),
         "clippy": (("cargo", "clippy", "--version"), (0,)),
         "nightly": (("cargo", "+nightly", "--version"), (1,)),
-        "cargo-fuzz": (("cargo-fuzz", "--version"), (0,)),
         "java": (("java", "-version"), JAVA_MINIMUM),
         "javac": (("javac", "-version"), JAVA_MINIMUM),
         "mvn": (("mvn", "--version"), (3, 6)),

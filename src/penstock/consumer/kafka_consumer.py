@@ -99,7 +99,7 @@ class KafkaConsumer:
         with self._own:
             if isinstance(topics, str):
                 topics = [topics]
-            self._call(self._core.subscribe(None if topics is None else list(topics), pattern, listener))
+            self._call(self._core.subscribe, None if topics is None else list(topics), pattern, listener)
 
     def assign(self, partitions: Iterable[TopicPartition | tuple[str, int] | int]) -> None:
         """Read exactly these partitions, without the group's assignment. Ints are partitions of the one topic that the constructor named.
@@ -107,7 +107,7 @@ class KafkaConsumer:
         Replaces a subscription before anything was consumed; later IllegalStateError.
         """
         with self._own:
-            self._call(self._core.assign(list(partitions)))
+            self._call(self._core.assign, list(partitions))
 
     def unsubscribe(self) -> None:
         """Read nothing: give the group's partitions back (on_partitions_revoked is called) and leave it, or drop those assigned."""
@@ -116,7 +116,7 @@ class KafkaConsumer:
             self._core.leave_from_user(
                 time.monotonic() + self._default_timeout_ms / 1000, self._run_callbacks
             )
-            self._call(self._core.unsubscribe())
+            self._call(self._core.unsubscribe)
 
     def assignment(self) -> set[TopicPartition]:
         """The partitions that this consumer reads now."""
@@ -127,44 +127,44 @@ class KafkaConsumer:
     def subscription(self) -> set[str]:
         """The topics subscribed to; with a pattern, those that match it now."""
         with self._own:
-            return self._call(self._core.subscribed_topics())
+            return self._call(self._core.subscribed_topics)
 
     # ------------------------------------------------------------ positions
 
     def position(self, partition: TopicPartition, timeout: float | datetime.timedelta | None = None) -> int:
         """The offset of the next record that poll() will return of an assigned partition."""
         with self._own:
-            return self._call(self._core.position(TopicPartition(*partition), self._ms(timeout)))
+            return self._call(self._core.position, TopicPartition(*partition), self._ms(timeout))
 
     def seek(self, partition: TopicPartition, offset: int | OffsetAndMetadata) -> None:
         """Make `offset` the next to be read; nothing of what was fetched before it is returned."""
         with self._own:
-            self._call(self._core.seek(TopicPartition(*partition), offset))
+            self._call(self._core.seek, TopicPartition(*partition), offset)
 
     def seek_to_beginning(self, *partitions: TopicPartition) -> None:
         """Go to the first offset of these partitions (none given: all assigned) at the next poll() or position()."""
         with self._own:
-            self._call(self._core.seek_to(_tps(partitions), "earliest"))
+            self._call(self._core.seek_to, _tps(partitions), "earliest")
 
     def seek_to_end(self, *partitions: TopicPartition) -> None:
         """Go past the last offset of these partitions (none given: all assigned) at the next poll() or position()."""
         with self._own:
-            self._call(self._core.seek_to(_tps(partitions), "latest"))
+            self._call(self._core.seek_to, _tps(partitions), "latest")
 
     def pause(self, *partitions: TopicPartition) -> None:
         """Return nothing of these partitions until resume(). What was fetched of them is kept."""
         with self._own:
-            self._call(self._core.pause(_tps(partitions)))
+            self._call(self._core.pause, _tps(partitions))
 
     def resume(self, *partitions: TopicPartition) -> None:
         """Take paused partitions up again where they were."""
         with self._own:
-            self._call(self._core.resume(_tps(partitions)))
+            self._call(self._core.resume, _tps(partitions))
 
     def paused(self) -> set[TopicPartition]:
         """The partitions that are paused."""
         with self._own:
-            return self._call(self._core.paused())
+            return self._call(self._core.paused)
 
     # ------------------------------------------------------------ offsets
 
@@ -184,7 +184,7 @@ class KafkaConsumer:
         """
         with self._own:
             wanted = normal_offsets(offsets)
-            self._call(self._core.commit(wanted, allow_rewind=allow_rewind, timeout_ms=self._ms(timeout)))
+            self._call(self._core.commit, wanted, allow_rewind=allow_rewind, timeout_ms=self._ms(timeout))
 
     def commit_async(
         self, offsets: CommitArgument = None, callback: CommitCallback | None = None
@@ -211,7 +211,7 @@ class KafkaConsumer:
         with self._own:
             one = isinstance(partitions, tuple) and len(partitions) == 2 and isinstance(partitions[0], str)
             wanted = [TopicPartition(*partitions)] if one else _tps(partitions)
-            found = self._call(self._core.committed(wanted, self._ms(timeout)))
+            found = self._call(self._core.committed, wanted, self._ms(timeout))
             return found[wanted[0]] if one else found
 
     def beginning_offsets(
@@ -219,14 +219,14 @@ class KafkaConsumer:
     ) -> dict[TopicPartition, int]:
         """The first offset that each partition still has."""
         with self._own:
-            return self._call(self._core.end_points(_tps(partitions), "earliest", self._ms(timeout)))
+            return self._call(self._core.end_points, _tps(partitions), "earliest", self._ms(timeout))
 
     def end_offsets(
         self, partitions: Iterable[TopicPartition], timeout: float | datetime.timedelta | None = None
     ) -> dict[TopicPartition, int]:
         """The offset after the last record of each partition: the high watermark, or under read_committed the last stable offset."""
         with self._own:
-            return self._call(self._core.end_points(_tps(partitions), "latest", self._ms(timeout)))
+            return self._call(self._core.end_points, _tps(partitions), "latest", self._ms(timeout))
 
     def offsets_for_times(
         self,
@@ -242,7 +242,7 @@ class KafkaConsumer:
                 TopicPartition(*tp): int(t.timestamp() * 1000) if isinstance(t, datetime.datetime) else int(t)
                 for tp, t in timestamps.items()
             }
-            return self._call(self._core.offsets_for_times(wanted, self._ms(timeout)))
+            return self._call(self._core.offsets_for_times, wanted, self._ms(timeout))
 
     # ------------------------------------------------------------ the cluster
 
@@ -251,12 +251,12 @@ class KafkaConsumer:
     ) -> list[PartitionInfo]:
         """The partitions of a topic and where they live; empty if there is no such topic."""
         with self._own:
-            return self._call(self._core.partitions_for(topic, self._ms(timeout)))
+            return self._call(self._core.partitions_for, topic, self._ms(timeout))
 
     def topics(self, timeout: float | datetime.timedelta | None = None) -> dict[str, list[PartitionInfo]]:
         """All topics that this user may see."""
         with self._own:
-            return self._call(self._core.all_topics(self._ms(timeout)))
+            return self._call(self._core.all_topics, self._ms(timeout))
 
     # ------------------------------------------------------------ life
 
@@ -311,12 +311,10 @@ class KafkaConsumer:
     def _ms(self, timeout: float | datetime.timedelta | None) -> float:
         return self._default_timeout_ms if timeout is None else to_ms(timeout)
 
-    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    def _call(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> T:
         """Have the engine do it and wait, open to wakeup() and Ctrl-C."""
-        if self._closed:
-            coroutine.close()
-            self._check_open()
-        future = self._core.engine.submit(coroutine)
+        self._check_open()
+        future = self._core.engine.call(function, *args, **kwargs)
         self._waiting = future
         try:
             return future.result()

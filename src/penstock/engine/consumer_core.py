@@ -141,9 +141,7 @@ class ConsumerCore:
         self.auto_commit_due_s = time.monotonic() + self.config["auto.commit.interval.ms"] / 1000
         offsets = self.consumed_offsets()
         if offsets:
-            self.engine.submit(
-                self._commit_quietly(offsets, self.config["request.timeout.ms"], "auto-commit")
-            )
+            self.engine.call(self._commit_quietly, offsets, self.config["request.timeout.ms"], "auto-commit")
 
     def consumed_offsets(self) -> dict[TopicPartition, OffsetAndMetadata]:
         """Per assigned partition the offset after the last record that poll() returned."""
@@ -160,7 +158,7 @@ class ConsumerCore:
         try:
             if self.engine.alive:
                 self.leave_from_user(deadline, run_callbacks)
-                self.engine.submit(self._shut()).result(max(0.1, deadline - time.monotonic()))
+                self.engine.call(self._shut).result(max(0.1, deadline - time.monotonic()))
         except TimeoutError:
             _log.warning(
                 "close() did not finish within %.0f ms; the group will notice by session.timeout.ms",
@@ -183,13 +181,13 @@ class ConsumerCore:
         if self.auto_commit_due_s != float("inf") and self.handles:
             offsets = self.consumed_offsets()
             left_ms = max(100.0, (deadline - time.monotonic()) * 1000)
-            self.engine.submit(self._commit_quietly(offsets, left_ms, "the commit on close")).result()
+            self.engine.call(self._commit_quietly, offsets, left_ms, "the commit on close").result()
         run_callbacks()
         if owned and self.group is not None:
             self._call_listener("on_partitions_revoked", owned)
         if self.group is not None:
             left_ms = max(100.0, (deadline - time.monotonic()) * 1000)
-            self.engine.submit(self._leave_group(left_ms)).result()
+            self.engine.call(self._leave_group, left_ms).result()
 
     async def _leave_group(self, timeout_ms: float) -> None:
         self._drop(list(self.handles))
@@ -336,9 +334,8 @@ class ConsumerCore:
             if commit and self.auto_commit_due_s != float("inf"):
                 offsets = {tp: o for tp, o in self.consumed_offsets().items() if tp in set(partitions)}
                 timeout_ms = self.config["default.api.timeout.ms"]
-                self.engine.submit(
-                    self._commit_quietly(offsets, timeout_ms, "the commit before a revocation")
-                ).result()
+                why = "the commit before a revocation"
+                self.engine.call(self._commit_quietly, offsets, timeout_ms, why).result()
             try:
                 self._call_listener("on_partitions_revoked", partitions)
             finally:
@@ -373,7 +370,7 @@ class ConsumerCore:
                 self._drop(dropped)
                 done()
 
-        self.engine.submit(finish()).result()
+        self.engine.call(finish).result()
 
     def take_assignment(self, partitions: Sequence[TopicPartition]) -> None:
         self._drop([tp for tp in self.handles if tp not in set(partitions)])
@@ -402,7 +399,7 @@ class ConsumerCore:
             try:
                 self._call_listener("on_partitions_assigned", partitions)
             finally:
-                self.engine.submit(finish()).result()
+                self.engine.call(finish).result()
 
         self._hand(assigned)
 
@@ -663,7 +660,7 @@ class ConsumerCore:
         """From the user's thread. The positions are those of now, whatever poll() returns before the commit is sent."""
         self._need_group("commit_async()")
         wanted = self.consumed_offsets() if offsets is None else offsets
-        future = self.engine.submit(self.commit(wanted, allow_rewind=False, timeout_ms=timeout_ms))
+        future = self.engine.call(self.commit, wanted, allow_rewind=False, timeout_ms=timeout_ms)
         if callback is not None:
 
             def tell(done: concurrent.futures.Future[Any]) -> None:

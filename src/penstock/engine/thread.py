@@ -66,6 +66,26 @@ class EngineThread:
             raise
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
 
+    def call(
+        self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any
+    ) -> concurrent.futures.Future[T]:
+        """As submit(), with the coroutine made in the engine's thread: a signal that arrives in the caller's thread meanwhile
+        (Ctrl-C) cannot leave one behind that nobody awaits. Cancelling the future cancels what runs."""
+        self.check_process()
+        if self._stopped:
+            raise ClosedError(f"{self.name} is closed")
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def start() -> None:
+            if future.cancelled():
+                return
+            task = self.loop.create_task(function(*args, **kwargs))
+            task.add_done_callback(lambda done: _hand_over(done, future))
+            future.add_done_callback(lambda done: self.post(task.cancel) if done.cancelled() else None)
+
+        self.loop.call_soon_threadsafe(start)
+        return future
+
     def post(self, function: Callable[..., object], *args: object) -> None:
         """Run a plain function in the engine's thread, soon; silently nothing once the engine has stopped."""
         if not self._stopped:
@@ -137,6 +157,19 @@ class EngineThread:
                     handler(kind, number, payload)
             except Exception:  # one event's handler must not take the engine down with it
                 _log.exception("%s: handling an event of kind %d failed", self.name, kind)
+
+
+def _hand_over(task: asyncio.Task[T], future: concurrent.futures.Future[T]) -> None:
+    if task.cancelled():
+        future.cancel()
+        return
+    error = task.exception()
+    if not future.set_running_or_notify_cancel():
+        return  # cancelled by its caller at the same moment
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(task.result())
 
 
 _all_engines: weakref.WeakSet[EngineThread] = weakref.WeakSet()
