@@ -140,6 +140,21 @@ impl Decoder {
         Ok(())
     }
 
+    /// The codec. Where it is none that is known, a flipped bit is ruled out first: that would be another error.
+    fn codec(
+        &self,
+        at: i64,
+        attributes: i16,
+        declared: u32,
+        actual: impl Fn() -> u32,
+    ) -> Result<Compression, DecodeError> {
+        let codec = codec(at, attributes);
+        if codec.is_err() && self.options.check_crcs {
+            check_crc(at, declared, actual())?;
+        }
+        codec
+    }
+
     /// Adds a v2 batch; false if it does not fit this chunk and is left for the next one.
     fn take_v2(
         &mut self,
@@ -151,7 +166,8 @@ impl Decoder {
         let at = frame.base_offset;
         let header = BatchHeader::read(whole)
             .ok_or_else(|| DecodeError::corrupt(at, "a batch without a header"))?;
-        let codec = codec(at, header.attributes)?;
+        let crc = || crc::crc32c(whole.get(V2_CRC_FROM..).unwrap_or_default());
+        let codec = self.codec(at, header.attributes, header.crc, crc)?;
         let kind = Kind {
             compressed: codec != Compression::None,
             leader_epoch: header.leader_epoch,
@@ -170,11 +186,7 @@ impl Decoder {
             return Ok(false);
         }
         if self.options.check_crcs {
-            check_crc(
-                at,
-                header.crc,
-                crc::crc32c(whole.get(V2_CRC_FROM..).unwrap_or_default()),
-            )?;
+            check_crc(at, header.crc, crc())?;
         }
         if header.record_count < 0 {
             let what = format!("a batch of {} records", header.record_count);
@@ -236,7 +248,8 @@ impl Decoder {
     ) -> Result<bool, DecodeError> {
         let at = frame.base_offset;
         let message = legacy::Message::read(whole, 0, at)?;
-        let codec = codec(at, message.attributes)?;
+        let crc = || crc::crc32(whole.get(legacy::CRC_FROM..).unwrap_or_default());
+        let codec = self.codec(at, message.attributes, message.crc, crc)?;
         let kind = Kind {
             compressed: codec != Compression::None,
             leader_epoch: -1,
@@ -252,11 +265,7 @@ impl Decoder {
             return Ok(false);
         }
         if self.options.check_crcs {
-            check_crc(
-                at,
-                message.crc,
-                crc::crc32(whole.get(legacy::CRC_FROM..).unwrap_or_default()),
-            )?;
+            check_crc(at, message.crc, crc())?;
         }
         let mark = build.mark(kind, self.position);
         let floor = self.next_offset;

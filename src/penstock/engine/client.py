@@ -258,8 +258,10 @@ class ClusterClient:
             try:
                 await self._update_once()
                 backoff.reset()
-            except KafkaError as error:
-                _log.debug("metadata: %s", error)
+            except Exception as error:  # whatever a broker answers, the next one may answer better
+                expected = isinstance(error, KafkaError)
+                level = logging.DEBUG if expected and backoff.failures else logging.WARNING
+                _log.log(level, "no metadata: %s; trying again", error, exc_info=None if expected else error)
                 self._update_wanted.set()
                 await asyncio.sleep(backoff.next_ms() / 1000)
                 continue

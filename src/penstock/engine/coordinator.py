@@ -49,6 +49,9 @@ class GroupCoordinator:
             return self.node_id
         if self._finding is None:
             self._finding = self._client.engine.loop.create_task(self._find(), name="find coordinator")
+            self._finding.add_done_callback(
+                lambda done: done.cancelled() or done.exception()
+            )  # nobody may be left to hear
         return await asyncio.shield(self._finding)
 
     async def _find(self) -> int:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock import _native
-from penstock.errors import CorruptRecordError, RecordError
+from penstock.errors import CorruptRecordError, RecordError, RecordTooLargeError, UnsupportedFormatError
 
 CODECS = ["none", "gzip", "snappy", "lz4", "zstd"]
 data = st.none() | st.binary(max_size=300)
@@ -81,3 +81,25 @@ def test_any_bytes_give_records_or_a_typed_error(garbage: bytes, check_crcs: boo
     except RecordError:
         return
     assert len(list(found)) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [(16, 3, "3"), (16, 9, "9"), (22, 5, "codec number 5"), (22, 7, "codec number 7")],
+)
+def test_a_format_or_codec_of_the_future_is_named(place: int, value: int, told: str) -> None:
+    whole = bytearray(build([[(1, b"k", b"v", [])]], "none"))
+    whole[place] = value
+    with pytest.raises(UnsupportedFormatError, match=told) as caught:
+        _native.decode_batches(bytes(whole), topic="t", partition=2, check_crcs=False)
+    assert (caught.value.topic, caught.value.partition, caught.value.offset) == ("t", 2, 0)
+
+
+@pytest.mark.parametrize("codec", CODECS[1:])
+def test_a_bomb_is_an_error(codec: str) -> None:
+    builder = _native.BatchBuilder(codec)
+    builder.append(1, None, bytes(20_000_000))
+    bomb = builder.build()
+    assert len(bomb) < 1_200_000
+    with pytest.raises(RecordTooLargeError, match="1000000"):
+        _native.decode_batches(bomb, max_batch_bytes=1_000_000)

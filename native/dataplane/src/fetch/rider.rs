@@ -22,6 +22,10 @@ use crate::error::{DecodeError, DecodeErrorKind};
 use crate::events::Event;
 use crate::signal::Signal;
 
+/// Answers up to this size are decoded before the next request is sent. It takes microseconds, and where few records come, the
+/// first of them counts: sending first would wake the broker, which might take the very core that `poll` is about to run on.
+const SMALL_FRAME_BYTES: usize = 16 << 10;
+
 /// What is left of one partition's part of an answer.
 struct PartitionWork {
     handle: u64,
@@ -422,6 +426,9 @@ impl Rider for FetchLoop {
         }
         self.accept(answers);
         self.outstanding.clear();
+        if frame.len() <= SMALL_FRAME_BYTES {
+            while self.work() == Work::More {}
+        }
         Ok(())
     }
 
