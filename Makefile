@@ -113,7 +113,7 @@ fuzz: check-fuzz $(REQUIREMENTS_STAMP) $(CARGO_FUZZ) ## each fuzz target of the 
 	@cd native/dataplane && PATH="$(abspath $(VENV))/cargo/bin:$$PATH" && export PATH && \
 	for target in fuzz/fuzz_targets/*.rs; do \
 		name=$$(basename "$$target" .rs); echo "fuzzing $$name for $(FUZZ_SECONDS) s"; \
-		cargo +nightly fuzz run "$$name" -- -max_total_time=$(FUZZ_SECONDS) -verbosity=0 || exit 1; done
+		cargo +nightly fuzz run "$$name" -- -max_total_time=$(FUZZ_SECONDS) -verbosity=0 -print_funcs=0 || exit 1; done
 
 # ---------------------------------------------------------------- documents and packages
 

@@ -84,7 +84,8 @@ def main() -> int:
     report.print_tables(outcomes, extra)
     path = report.write_json(outcomes, extra, where)
     if arguments.write:
-        report.write_readme(report.markdown(outcomes, extra, where, rounds))
+        page = (outcomes, extra, where, rounds)
+        report.write_readme(report.markdown(*page), report.front_page(*page))
     _say(f"{time.monotonic() - begin:.0f} s in all; every round is in {path}")
     return 0
 

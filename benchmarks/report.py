@@ -18,6 +18,8 @@ from benchmarks.runner import HERE, Outcome, by_topic
 BASES = ("confluent-best", "confluent-defaults")
 BEGIN = "<!-- begin of the generated section: python -m benchmarks --write -->"
 END = "<!-- end of the generated section -->"
+FRONT_BEGIN = "<!-- bench: begin -->"
+FRONT_END = "<!-- bench: end -->"
 COLUMNS = ("contender", "k records/s", "MB/s", "x confluent", "CPU s per M records", "cores", "memory MB")
 
 
@@ -113,6 +115,39 @@ def markdown(outcomes: Sequence[Outcome], extra: dict[str, Any], where: dict[str
     return "\n".join(parts) + "\n"
 
 
+def front_page(outcomes: Sequence[Outcome], extra: dict[str, Any], where: dict[str, Any], rounds: int) -> str:
+    """The short table of the project's own README: records per second by topic, CPU and memory of the first topic."""
+    groups = by_topic(outcomes)
+    topics = [topic for topic, _ in groups]
+    found = {(one.contender, one.topic): one for one in outcomes}
+    names = sorted({one.contender for one in outcomes}, key=lambda name: -_rate(found.get((name, topics[0]))))
+    parts = [
+        f"Thousands of records per second, and for {topics[0]} the CPU microseconds per record and the memory in MB above the bare "
+        f"interpreter. {where['date'][:10]}, {where['processor']}, {where['cores']} cores shared with one Apache Kafka "
+        f"{where['kafka']} on loopback, Python {where['python']}; medians of {rounds} rounds in shuffled order. `limit` is a native loop "
+        "that sends the same fetches and throws the bytes away.\n",
+        "| contender | " + " | ".join([*topics, "CPU", "memory"]) + " |",
+        "|" + " --- |" + " ---: |" * (len(topics) + 2),
+    ]
+    for name in names:
+        cells = [
+            _number(_rate(found.get((name, topic))) / 1e3) if _rate(found.get((name, topic))) else "-"
+            for topic in topics
+        ]
+        first = found.get((name, topics[0]))
+        cpu = first.cpu_seconds_per_million if first else None
+        memory = first.memory_bytes if first else None
+        cells += [f"{cpu:.2f}" if cpu else "-", f"{memory / 1e6:.0f}" if memory else "-"]
+        parts.append(f"| {name} | " + " | ".join(cells) + " |")
+    parts.append("")
+    parts += [f"- {title}: {line}" for title, line in _extra_lines(extra)]
+    return "\n".join(parts) + "\n"
+
+
+def _rate(one: Outcome | None) -> float:
+    return (one.records_per_second or 0.0) if one is not None else 0.0
+
+
 def _extra_lines(extra: dict[str, Any]) -> list[tuple[str, str]]:
     lines = []
     for name, one in extra.get("latency", {}).items():
@@ -124,13 +159,18 @@ def _extra_lines(extra: dict[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
-def write_readme(section: str) -> None:
-    """Replace the generated section of benchmarks/README.md."""
-    path = HERE / "README.md"
-    text = path.read_text(encoding="utf-8")
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    path.write_text(f"{head}{BEGIN}\n\n{section}\n{END}{tail}", encoding="utf-8")
+def write_readme(section: str, front: str) -> None:
+    """Replace the generated sections of benchmarks/README.md and of the project's README.md."""
+    _replace(HERE / "README.md", BEGIN, END, section)
+    _replace(HERE.parent / "README.md", FRONT_BEGIN, FRONT_END, front)
+
+
+def _replace(path: Path, begin: str, end: str, section: str) -> None:
+    head, found, rest = path.read_text(encoding="utf-8").partition(begin)
+    _, closed, tail = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"{path} has no section from {begin} to {end}")
+    path.write_text(f"{head}{begin}\n\n{section}\n{end}{tail}", encoding="utf-8")
 
 
 def write_json(outcomes: Sequence[Outcome], extra: dict[str, Any], where: dict[str, Any]) -> Path:

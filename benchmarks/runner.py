@@ -179,7 +179,7 @@ def limit_program() -> Path:
     source = ROOT / "native" / "dataplane" / "examples" / "limit.rs"
     program = BUILD / "limit"
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
-        compiler = require_program("rustc", "install Rust 1.85 or newer, https://rustup.rs")
+        compiler = require_program("rustc", "install Rust 1.89 or newer, https://rustup.rs")
         BUILD.mkdir(parents=True, exist_ok=True)
         _compile([compiler, "--edition", "2024", "-O", str(source), "-o", str(program)])
     return program

@@ -27,7 +27,7 @@ RUSTUP = "https://rustup.rs, then open a new shell"
 # name: (what it is, on Debian, on macOS)
 REMEDIES = {
     "python": ("Python 3.11 or newer, with venv", "apt install python3 python3-venv", "brew install python"),
-    "cargo": ("Rust 1.85 or newer (cargo)", RUSTUP, "brew install rustup && rustup default stable"),
+    "cargo": ("Rust 1.89 or newer (cargo)", RUSTUP, "brew install rustup && rustup default stable"),
     "rustfmt": ("rustfmt", "rustup component add rustfmt", "rustup component add rustfmt"),
     "clippy": ("clippy", "rustup component add clippy", "rustup component add clippy"),
     "nightly": (
@@ -49,7 +49,7 @@ REMEDIES = {
     ),
 }
 
-RUST_MINIMUM = (1, 85)
+RUST_MINIMUM = (1, 89)
 JAVA_MINIMUM = (17,)
 PYTHON_MINIMUM = (3, 11)
 VERSION_TIMEOUT_S = 60

@@ -1,9 +1,12 @@
 //! The two checksums of Kafka's log.
 
-/// CRC-32C (Castagnoli), of v2 batches, by the processor's own instruction where it has one. Source: KIP-98.
+use crc_fast::CrcAlgorithm;
+
+/// CRC-32C (Castagnoli), of v2 batches, by the processor's wide carry-less multiplication
+/// where it has one, which takes half the time of its CRC instruction. Source: KIP-98.
 #[inline]
 pub fn crc32c(bytes: &[u8]) -> u32 {
-    ::crc32c::crc32c(bytes)
+    crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32
 }
 
 /// CRC-32 (ISO HDLC, zlib's), of v0 and v1 messages.

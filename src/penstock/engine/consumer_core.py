@@ -14,31 +14,23 @@ from typing import Any
 
 from .._native import Fetcher
 from ..config import Config, resolve
-from ..errors import (
-    CommitFailedError,
-    ConfigError,
-    IllegalStateError,
-    KafkaError,
-    NoOffsetForPartitionError,
-    OffsetOutOfRangeError,
-    WakeupError,
-)
-from ..fetch import FetchErrorAction, SubscriptionState, action_for, reset_timestamp
+from ..errors import CommitFailedError, ConfigError, KafkaError, WakeupError
+from ..fetch import SubscriptionState
 from ..group.assignors import assignors_for
 from ..group.classic import ClassicMember
 from ..group.messages import Rejoin, Subscribe
 from ..offsets import CommitLedger
-from ..protocol import error_for
 from ..types import OffsetAndMetadata, OffsetAndTimestamp, PartitionInfo, TopicPartition
+from . import lookups
 from .client import ClusterClient
 from .coordinator import GroupCoordinator
-from .fetching import FetchDriver
 from .group_driver import GroupDriver
-from .list_offsets import EARLIEST, LATEST, list_offsets
+from .positions import Positions
 from .thread import EngineThread
 
 _log = logging.getLogger("penstock.consumer")
 _client_numbers = itertools.count(1)
+_MOST_ERRORS = 16
 _ISOLATION = {"read_uncommitted": 0, "read_committed": 1}
 
 
@@ -58,12 +50,22 @@ class ConsumerCore:
         self.engine = EngineThread(f"KafkaConsumer {self.config['client.id']}")
         self.client = ClusterClient(self.engine, self.config)
         self.fetcher = _make_fetcher(self.engine, self.config, self._isolation)
-        self.fetching = FetchDriver(self.client, self.fetcher, self._on_fetch_error, self._on_recreated)
         self.subscription = SubscriptionState(topics)
         self.ledger = CommitLedger()
         self.coordinator = (
             GroupCoordinator(self.client, self._group_id) if self._group_id is not None else None
         )
+        self.positions = Positions(
+            self.client,
+            self.fetcher,
+            self.subscription,
+            self.ledger,
+            self.coordinator,
+            self.config,
+            self._isolation,
+            self.raise_in_poll,
+        )
+        self.fetching = self.positions.fetching
         self.group: GroupDriver | None = None
         self.attention = True  # the first poll() is news to the engine
         self.callbacks: deque[Callable[[], None]] = deque()
@@ -74,8 +76,6 @@ class ConsumerCore:
         self._wakeup = False
         self._polled = False
         self._pattern: re.Pattern[str] | None = None
-        self._resolving: set[TopicPartition] = set()
-        self._position_news: asyncio.Future[None] = self.engine.loop.create_future()
         self._commit_order = asyncio.Lock()
         self.client.on_update.append(self._on_metadata)
         if topics:
@@ -190,7 +190,7 @@ class ConsumerCore:
             self.engine.call(self._leave_group, left_ms).result()
 
     async def _leave_group(self, timeout_ms: float) -> None:
-        self._drop(list(self.handles))
+        self.positions.drop(list(self.handles))
         if self.group is not None:
             group, self.group = self.group, None
             try:
@@ -238,14 +238,14 @@ class ConsumerCore:
         if self.group is not None:
             group, self.group = self.group, None
             self.engine.spawn(group.leave(), "leave the group for assign()")
-        self._drop([tp for tp in self.handles if tp not in kept])
+        self.positions.drop([tp for tp in self.handles if tp not in kept])
         self.client.interest = {tp.topic for tp in kept}
         self.client.want_update()
         self.fetching.add(kept)
-        self._resolve_positions()
+        self.positions.resolve()
 
     async def unsubscribe(self) -> None:
-        self._drop(list(self.handles))
+        self.positions.drop(list(self.handles))
         self.subscription.unsubscribe()
         self.consumed = False
         self._pattern = None
@@ -258,31 +258,17 @@ class ConsumerCore:
         return set(self.subscription.topics)
 
     async def pause(self, partitions: list[TopicPartition]) -> None:
-        handles = [self._handle(tp) for tp in partitions]
+        handles = [self.positions.handle(tp) for tp in partitions]
         self.subscription.pause(partitions)
         self.fetcher.pause(handles)
 
     async def resume(self, partitions: list[TopicPartition]) -> None:
-        handles = [self._handle(tp) for tp in partitions]
+        handles = [self.positions.handle(tp) for tp in partitions]
         self.subscription.resume(partitions)
         self.fetcher.resume(handles)
 
     async def paused(self) -> set[TopicPartition]:
         return set(self.subscription.paused())
-
-    def _handle(self, tp: TopicPartition) -> int:
-        handle = self.handles.get(tp)
-        if handle is None:
-            raise IllegalStateError(
-                f"{tp} is not assigned to this consumer; assigned: {', '.join(map(str, sorted(self.handles))) or 'nothing'}"
-            )
-        return handle
-
-    def _drop(self, partitions: Sequence[TopicPartition]) -> None:
-        self.fetching.remove(partitions)
-        self.subscription.drop(partitions)
-        self.ledger.forget(partitions)
-        self._tell_positions()
 
     # ------------------------------------------------------------ the group
 
@@ -367,19 +353,19 @@ class ConsumerCore:
 
         async def finish() -> None:
             if self.group is group:
-                self._drop(dropped)
+                self.positions.drop(list(dropped))
                 done()
 
         self.engine.call(finish).result()
 
     def take_assignment(self, partitions: Sequence[TopicPartition]) -> None:
-        self._drop([tp for tp in self.handles if tp not in set(partitions)])
+        self.positions.drop([tp for tp in self.handles if tp not in set(partitions)])
         self.subscription.assign_from_group(partitions)
         self.fetching.add(partitions)
         if hasattr(self._listener, "on_partitions_assigned"):
             # nothing is returned before the listener has run: it may seek
             self.fetcher.pause([self.handles[tp] for tp in partitions])
-        self._resolve_positions()
+        self.positions.resolve()
 
     def hand_assignment(self, partitions: Sequence[TopicPartition], done: Callable[[], None]) -> None:
         if not hasattr(self._listener, "on_partitions_assigned"):
@@ -413,7 +399,9 @@ class ConsumerCore:
             function(list(partitions))
 
     def raise_in_poll(self, error: BaseException) -> None:
-        self._errors.append(error)
+        """Have the user's next poll() raise this. Bounded: what repeats while nobody polls is kept once, and the first ones stay."""
+        if len(self._errors) < _MOST_ERRORS and not any(str(error) == str(other) for other in self._errors):
+            self._errors.append(error)
         self.attend()
 
     # ------------------------------------------------------------ metadata
@@ -429,10 +417,7 @@ class ConsumerCore:
             if matching != set(self.subscription.topics) or (self.group is None and self._polled):
                 self.subscription.pattern_matched(matching)
                 self._subscribe_group()
-        for tp, handle in self.handles.items():
-            topic = snapshot.topics.get(tp.topic)
-            if topic is not None and topic.partitions and tp.partition not in topic.partitions:
-                self.fetcher.fail(handle, _no_such_partition(tp, len(topic.partitions)))
+        self.positions.refuse_missing()
         self.fetching.refresh_leaders()
         if self.group is not None:
             self.group.metadata_changed()
@@ -442,112 +427,10 @@ class ConsumerCore:
 
     # ------------------------------------------------------------ positions
 
-    def _resolve_positions(self) -> None:
-        """Find a position for each partition without one: the group's committed offset, else the reset policy's."""
-        wanted = [tp for tp in self.subscription.without_position() if tp not in self._resolving]
-        if wanted:
-            self._resolving.update(wanted)
-            self.engine.spawn(self._resolve(wanted), "find positions")
-
-    async def _resolve(self, partitions: list[TopicPartition]) -> None:
-        handles = {tp: self.handles[tp] for tp in partitions if tp in self.handles}
-        try:
-            async with self.client.within(
-                self.config["default.api.timeout.ms"], f"finding positions of {len(handles)} partitions"
-            ):
-                await self._resolve_committed(handles)
-                await self._resolve_resets(handles)
-        except KafkaError as error:
-            if error.retriable:
-                _log.warning("%s; trying again", error)
-            else:
-                self.raise_in_poll(error)
-            await asyncio.sleep(self.config["retry.backoff.ms"] / 1000)
-        finally:
-            self._resolving.difference_update(partitions)
-            self._tell_positions()
-        self._resolve_positions()  # what came or failed meanwhile
-
-    def _still(self, handles: Mapping[TopicPartition, int], tp: TopicPartition) -> bool:
-        """Whether this is the same assignment of the partition as when the question was asked: it may have been revoked and
-        given back meanwhile, and another member may have committed further in between."""
-        return self.handles.get(tp) == handles.get(tp)
-
-    async def _resolve_committed(self, handles: Mapping[TopicPartition, int]) -> None:
-        wanted = [tp for tp in handles if self.subscription.needs_committed(tp)]
-        if not wanted:
-            return
-        found: Mapping[TopicPartition, OffsetAndMetadata | None] = {}
-        if self.coordinator is not None:
-            found = await self.coordinator.committed(wanted, require_stable=True)
-        for tp in wanted:
-            if not self._still(handles, tp) or not self.subscription.needs_committed(tp):
-                continue
-            committed = found.get(tp)
-            if committed is not None:
-                self.ledger.acknowledged({tp: committed})
-                self._start_at(tp, committed.offset, committed.leader_epoch)
-            else:
-                self.subscription.reset(tp, None)
-
-    async def _resolve_resets(self, handles: Mapping[TopicPartition, int]) -> None:
-        queries: dict[TopicPartition, int] = {}
-        policy = self.config["auto.offset.reset"]
-        for tp in [tp for tp in handles if self.subscription.needs_reset(tp)]:
-            strategy = self.subscription.reset_strategy(tp)
-            timestamp = reset_timestamp(strategy or policy, int(time.time() * 1000))
-            if timestamp is None:
-                error = NoOffsetForPartitionError(
-                    f"group {self._group_id!r} has committed nothing for {tp} and auto.offset.reset is none; "
-                    "seek() to where to start, or set auto.offset.reset",
-                    [tp],
-                )
-                self.fetcher.fail(handles[tp], error)
-                self.subscription.give_up(tp)
-            else:
-                queries[tp] = timestamp
-        queries = {tp: t for tp, t in queries.items() if self._exists(tp)}
-        if not queries:
-            return
-        found = await list_offsets(self.client, queries, isolation_level=self._isolation)
-        missing = [tp for tp, answer in found.items() if answer is None]
-        if missing:  # by_duration: no record is that young, so the end is the place
-            ends = await list_offsets(
-                self.client, dict.fromkeys(missing, LATEST), isolation_level=self._isolation
-            )
-            found.update(ends)
-        for tp, answer in found.items():
-            if answer is not None and self._still(handles, tp) and self.subscription.needs_reset(tp):
-                _log.info("%s: starting at offset %d (auto.offset.reset or seek)", tp, answer.offset)
-                self._start_at(tp, answer.offset, answer.leader_epoch)
-
-    def _exists(self, tp: TopicPartition) -> bool:
-        """False only for a partition that its topic, which is known, does not have: poll() has its error already."""
-        topic = self.client.snapshot.topics.get(tp.topic)
-        missing = topic is not None and bool(topic.partitions) and tp.partition not in topic.partitions
-        if missing:
-            self.subscription.give_up(tp)
-        return not missing
-
-    def _start_at(self, tp: TopicPartition, offset: int, leader_epoch: int = -1) -> None:
-        self.subscription.position_set(tp)
-        self.fetcher.seek(self.handles[tp], offset, leader_epoch)
-        self._tell_positions()
-
-    def _tell_positions(self) -> None:
-        if not self._position_news.done():
-            self._position_news.set_result(None)
-        self._position_news = self.engine.loop.create_future()
-
     async def position(self, tp: TopicPartition, timeout_ms: float) -> int:
-        self._handle(tp)
         async with self.client.within(timeout_ms, f"finding the position of {tp}"):
-            while True:
-                place = self.fetcher.position(self._handle(tp))
-                if place is not None:
-                    return place[0]
-                self._resolve_positions()
-                await asyncio.shield(self._position_news)
+            return await self.positions.of(tp)
+        raise AssertionError("within() raises or lets through")
 
     async def seek(self, tp: TopicPartition, offset: int | OffsetAndMetadata) -> None:
         entry = offset if isinstance(offset, OffsetAndMetadata) else OffsetAndMetadata(int(offset))
@@ -555,52 +438,13 @@ class ConsumerCore:
             raise ValueError(
                 f"cannot seek {tp} to {entry.offset}: offsets start at 0; see seek_to_beginning() and seek_to_end()"
             )
-        self._handle(tp)
-        self._start_at(tp, entry.offset, entry.leader_epoch)
+        self.positions.handle(tp)
+        self.positions.start_at(tp, entry.offset, entry.leader_epoch)
 
     async def seek_to(self, partitions: list[TopicPartition], strategy: str) -> None:
         for tp in partitions or list(self.handles):
-            handle = self._handle(tp)
-            self.subscription.reset(tp, strategy)
-            self.fetcher.seek(handle, -1)
-        self._resolve_positions()
-
-    def _on_recreated(self, tp: TopicPartition) -> None:
-        """The topic was deleted and made again: offsets of the old one mean nothing in it, and all of it is unread (KIP-516)."""
-        _log.warning("topic %s was deleted and made again: reading %s from its beginning", tp.topic, tp)
-        self.ledger.forget([tp])
-        self.subscription.reset(tp, "earliest")
-        self.fetcher.seek(self.handles[tp], -1)
-        self.engine.loop.call_soon(self._resolve_positions)
-
-    def _on_fetch_error(self, tp: TopicPartition, error_code: int, fetch_offset: int) -> None:
-        action = action_for(error_code)
-        if action is FetchErrorAction.RESET:
-            self._on_out_of_range(tp, fetch_offset)
-        elif action is FetchErrorAction.RAISE:
-            self.fetcher.fail(
-                self.handles[tp], error_for(error_code, f"fetching {tp} at offset {fetch_offset}")
-            )
-        else:
-            self.fetching.retry_later(tp)
-
-    def _on_out_of_range(self, tp: TopicPartition, fetch_offset: int) -> None:
-        policy = self.config["auto.offset.reset"]
-        if policy == "none":
-            error = OffsetOutOfRangeError(
-                f"offset {fetch_offset} of {tp} is outside the log (deleted by retention, or not written yet) and "
-                "auto.offset.reset is none; seek() to a place that exists",
-                [tp],
-            )
-            self.fetcher.fail(self.handles[tp], error)
-            return
-        _log.warning(
-            "offset %d of %s is outside the log; going to %s (auto.offset.reset)", fetch_offset, tp, policy
-        )
-        self.subscription.reset(tp, None)
-        self.fetcher.seek(self.handles[tp], -1)
-        self.fetching.retry_later(tp)
-        self._resolve_positions()
+            self.positions.reset(tp, strategy)
+        self.positions.resolve()
 
     # ------------------------------------------------------------ offsets
 
@@ -680,59 +524,23 @@ class ConsumerCore:
             found = await coordinator.committed(partitions, require_stable=True)
         return {tp: found.get(tp) for tp in partitions}
 
+    # ------------------------------------------------------------ the cluster
+
     async def end_points(
         self, partitions: list[TopicPartition], which: str, timeout_ms: float
     ) -> dict[TopicPartition, int]:
-        timestamp = EARLIEST if which == "earliest" else LATEST
-        async with self.client.within(
-            timeout_ms, f"asking for the {which} offsets of {len(partitions)} partitions"
-        ):
-            found = await self._look_up(dict.fromkeys(partitions, timestamp))
-        return {tp: answer.offset if answer is not None else 0 for tp, answer in found.items()}
+        return await lookups.end_points(self.client, partitions, which, self._isolation, timeout_ms)
 
     async def offsets_for_times(
         self, timestamps: dict[TopicPartition, int], timeout_ms: float
     ) -> dict[TopicPartition, OffsetAndTimestamp | None]:
-        for tp, timestamp in timestamps.items():
-            if timestamp < 0:
-                raise ValueError(f"a timestamp is ms since 1970, from 0 on; got {timestamp} for {tp}")
-        async with self.client.within(
-            timeout_ms, f"asking for offsets by time of {len(timestamps)} partitions"
-        ):
-            found = await self._look_up(timestamps)
-        return {tp: found.get(tp) for tp in timestamps}
-
-    async def _look_up(
-        self, queries: dict[TopicPartition, int]
-    ) -> dict[TopicPartition, OffsetAndTimestamp | None]:
-        """ListOffsets for any partitions, assigned or not; an unknown topic is an error here, not something to wait for."""
-        unknown = {tp.topic for tp in queries if tp.topic not in self.client.snapshot.topics}
-        if unknown:
-            response = await self.client.fetch_metadata(unknown)
-            for topic in response.topics:
-                if int(topic.error_code) == 3:
-                    raise error_for(3, f"topic {topic.name!r}")
-        return await list_offsets(self.client, queries, isolation_level=self._isolation)
-
-    # ------------------------------------------------------------ the cluster
+        return await lookups.offsets_for_times(self.client, timestamps, self._isolation, timeout_ms)
 
     async def partitions_for(self, topic: str, timeout_ms: float) -> list[PartitionInfo]:
-        async with self.client.within(timeout_ms, f"asking for the partitions of {topic!r}"):
-            response = await self.client.fetch_metadata([topic])
-        code = int(response.topics[0].error_code) if response.topics else 0
-        if code not in (0, 3, 5):
-            raise error_for(code, f"topic {topic!r}")
-        return self.client.snapshot.partition_infos(topic)
+        return await lookups.partitions_for(self.client, topic, timeout_ms)
 
     async def all_topics(self, timeout_ms: float) -> dict[str, list[PartitionInfo]]:
-        async with self.client.within(timeout_ms, "asking for all topics"):
-            connection = await self.client.any_connection()
-            from ..cluster import ClusterSnapshot
-            from ..protocol import Api
-
-            response = await connection.request(Api.METADATA, topics=None, allow_auto_topic_creation=False)
-        whole = ClusterSnapshot().merge(response, whole=True)
-        return {t.name: whole.partition_infos(t.name) for t in whole.topics.values() if self._visible(t)}
+        return await lookups.all_topics(self.client, self.config["exclude.internal.topics"], timeout_ms)
 
 
 def _complete(config: Config) -> Config:
@@ -741,10 +549,6 @@ def _complete(config: Config) -> Config:
         return config
     name = f"penstock-{config['group.id'] or 'consumer'}-{next(_client_numbers)}"
     return Config("consumer", {**config, "client.id": name}, config.given)
-
-
-def _no_such_partition(tp: TopicPartition, count: int) -> KafkaError:
-    return error_for(3, f"{tp} does not exist: topic {tp.topic!r} has {count} partitions, 0 to {count - 1}")
 
 
 def _make_fetcher(engine: EngineThread, config: Config, isolation_level: int) -> Fetcher:
