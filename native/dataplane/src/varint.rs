@@ -55,11 +55,11 @@ impl<'a> Cursor<'a> {
             self.at += 1;
             return Ok(u64::from(first));
         }
-        if let Some(&second) = self.data.get(self.at + 1) {
-            if second < 0x80 {
-                self.at += 2;
-                return Ok(u64::from(first & 0x7f) | u64::from(second) << 7);
-            }
+        if let Some(&second) = self.data.get(self.at + 1)
+            && second < 0x80
+        {
+            self.at += 2;
+            return Ok(u64::from(first & 0x7f) | u64::from(second) << 7);
         }
         self.unsigned_slow(max_bytes)
     }
