@@ -226,6 +226,70 @@ def test_iteration(kafka: RealKafka, topic: str) -> None:
     assert values == [v for _, v in numbered(50)]
 
 
+def test_a_loop_commits_what_it_was_handed_and_a_break_loses_nothing(
+    kafka: RealKafka, topic: str, unique: Callable[[str], str]
+) -> None:
+    """One poll returns all ten: a commit after the third must not cover the other seven."""
+    group = unique("group")
+    kafka.create_topic(topic, 1)
+    kafka.produce(topic, numbered(10))
+    tp = TopicPartition(topic, 0)
+    with consumer_of(kafka, group_id=group, enable_auto_commit=True) as consumer:
+        consumer.assign([tp])
+        until(lambda: consumer._fetcher.buffered_records() == 10)
+        for record in consumer:
+            if record.offset == 2:
+                consumer.commit()
+                break
+        assert kafka.committed(group, topic) == {0: 3}
+        assert consumer.position(tp) == 3
+        for record in consumer:
+            assert record.offset == 3
+            break
+        assert consumer.poll(timeout=5000)[0].offset == 4
+
+
+@pytest.mark.parametrize("how", ["loop", "poll"])
+def test_an_exception_leaves_what_was_not_handled_to_whoever_reads_next(
+    kafka: RealKafka, topic: str, unique: Callable[[str], str], how: str
+) -> None:
+    """Auto-commit on close would else cover records that nobody has handled."""
+    group = unique("group")
+    kafka.create_topic(topic, 1)
+    kafka.produce(topic, numbered(10))
+    with (
+        pytest.raises(RuntimeError, match="third"),
+        consumer_of(kafka, group_id=group, enable_auto_commit=True, max_poll_records=5) as consumer,
+    ):
+        consumer.assign([TopicPartition(topic, 0)])
+        until(lambda: consumer._fetcher.buffered_records() == 10)
+        for record in consumer if how == "loop" else consumer.poll(timeout=5000):
+            if record.offset == 2:
+                raise RuntimeError("the third record could not be handled")
+    assert kafka.committed(group, topic).get(0, 0) == (2 if how == "loop" else 0)
+
+
+def test_a_seek_in_a_loop_is_not_undone_by_its_break(kafka: RealKafka, topic: str) -> None:
+    kafka.create_topic(topic, 1)
+    kafka.produce(topic, numbered(10))
+    tp = TopicPartition(topic, 0)
+    with consumer_of(kafka) as consumer:
+        consumer.assign([tp])
+        for record in consumer:
+            if record.offset == 1:
+                consumer.seek(tp, 8)
+                break
+        assert [r.offset for r in read(consumer, 2)] == [8, 9]
+
+
+def test_a_subscription_without_a_group_says_so(kafka: RealKafka, topic: str) -> None:
+    with consumer_of(kafka, topic) as consumer:
+        for _ in range(2):
+            with pytest.raises(ConfigError, match=r"group\.id.*assign"):
+                consumer.poll(timeout=5000)
+        consumer.assign([0])
+
+
 def test_seek_and_its_kin(kafka: RealKafka, topic: str) -> None:
     kafka.create_topic(topic, 1)
     kafka.produce(topic, numbered(20))

@@ -47,6 +47,7 @@ class KafkaConsumer:
         self._default_timeout_ms: int = self._core.config["default.api.timeout.ms"]
         self._own = Ownership("this KafkaConsumer")
         self._waiting: concurrent.futures.Future[Any] | None = None
+        self._last: ConsumerRecords | None = None
         self._closed = False
         self._core.start()
 
@@ -73,14 +74,33 @@ class KafkaConsumer:
                 # attention: a revocation may have been asked for between two polls; it is served before more is handed out
                 if records:
                     core.consumed = True
+                    self._last = records
                     return records
                 if remaining_ms <= 0 and not core.attention:
                     return records
 
     def __iter__(self) -> Iterator[ConsumerRecord]:
-        """Records one by one, for ever, or until close()."""
+        """Records one by one, for ever, or until close().
+
+        Only those handed out count as read: commit() in the loop, auto-commit and close() leave the rest of a poll alone, and after
+        a break the next poll() begins with it.
+        """
+        core = self._core
         while not self._closed:
-            yield from self.poll()
+            records = self.poll()
+            try:
+                for index, record in enumerate(records):
+                    core.unread = (records, index + 1)
+                    yield record
+                core.unread = None
+            finally:  # a break or an exception: the generator is closed
+                if core.unread is not None and not self._closed:
+                    index = core.unread[1]
+                    self._last = records[
+                        index - 1 : index
+                    ]  # if it was an exception, this one was not handled
+                    with self._own:
+                        self._call(core.give_back)
 
     # ------------------------------------------------------------ what to read
 
@@ -287,6 +307,10 @@ class KafkaConsumer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        """close(). After an exception what the last poll() returned counts as not read, since some of it was not handled: auto-commit
+        leaves it to whoever reads next."""
+        if error is not None and not self._closed:
+            self._core.last_was_not_handled(self._last)
         self.close()
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:

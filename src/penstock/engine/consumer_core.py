@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .._native import Fetcher
+from .._native import ConsumerRecords, Fetcher
 from ..config import Config, resolve
 from ..errors import CommitFailedError, ConfigError, KafkaError, WakeupError
 from ..fetch import SubscriptionState
@@ -40,7 +40,8 @@ class ConsumerCore:
     Shared with the user's thread, each with one writer at a time under the GIL:
     `attention` (set by the engine, cleared by the user's thread before it looks), `callbacks` and `_errors` (appended by the
     engine, popped by the user's thread), `fetching.handles` (written by the engine, copied by the user's thread),
-    `auto_commit_due_s` (written by the user's thread), `consumed` (set by poll() when it first returns a record).
+    `auto_commit_due_s` (written by the user's thread), `consumed` (set by poll() when it first returns a record), `unread` (what a
+    loop over the consumer has polled and, from the index on, not handed out; written by the user's thread).
     """
 
     def __init__(self, topics: Sequence[str], options: Mapping[str, Any]) -> None:
@@ -71,6 +72,7 @@ class ConsumerCore:
         self.callbacks: deque[Callable[[], None]] = deque()
         self.auto_commit_due_s = float("inf")
         self.consumed = False
+        self.unread: tuple[ConsumerRecords, int] | None = None
         self._listener: object | None = None
         self._errors: deque[BaseException] = deque()
         self._wakeup = False
@@ -144,13 +146,40 @@ class ConsumerCore:
             self.engine.call(self._commit_quietly, offsets, self.config["request.timeout.ms"], "auto-commit")
 
     def consumed_offsets(self) -> dict[TopicPartition, OffsetAndMetadata]:
-        """Per assigned partition the offset after the last record that poll() returned."""
+        """Per assigned partition the offset after the last record that the user was handed."""
         offsets = {}
+        held = self._held()
         for tp, handle in list(self.handles.items()):
             place = self.fetcher.position(handle)
             if place is not None:
-                offsets[tp] = OffsetAndMetadata(place[0], "", place[1])
+                offsets[tp] = OffsetAndMetadata(min(place[0], held.get(tp, place[0])), "", place[1])
         return offsets
+
+    def _held(self) -> dict[TopicPartition, int]:
+        """Per partition the first offset that poll() returned to a loop which has not handed it out yet."""
+        if self.unread is None:
+            return {}
+        records, index = self.unread
+        rest = records[index:]
+        return {tp: rest.records(tp)[0].offset for tp in rest.partitions}
+
+    def last_was_not_handled(self, records: ConsumerRecords | None) -> None:
+        """An exception ends the use of the consumer somewhere in these records."""
+        if records is not None:
+            self.unread = (records, 0)
+
+    async def give_back(self) -> None:
+        """A loop over the consumer has ended early: what it was not handed is to be returned by the next poll(). A partition that
+        was sought meanwhile keeps its new position."""
+        if self.unread is None:
+            return
+        polled_to = self.unread[0].next_offsets()
+        held, self.unread = self._held(), None
+        for tp, offset in held.items():
+            handle = self.handles.get(tp)
+            place = self.fetcher.position(handle) if handle is not None else None
+            if place is not None and place[0] == polled_to[tp]:
+                self.positions.start_at(tp, offset)
 
     def close_from_user(self, timeout_ms: float, run_callbacks: Callable[[], None]) -> None:
         """Commit, tell the listener, leave, end all threads. Whatever fails or hangs on the way, the threads end."""
@@ -273,7 +302,14 @@ class ConsumerCore:
     # ------------------------------------------------------------ the group
 
     def _on_poll(self) -> None:
-        if self.group is not None:
+        if self._group_id is None and self.subscription.subscribed:
+            self.raise_in_poll(
+                ConfigError(
+                    f"reading {', '.join(sorted(self.subscription.topics))} as a subscription needs group.id; set it, "
+                    "or call assign() with the partitions to read without a group"
+                )
+            )
+        elif self.group is not None:
             self.group.poll_progress()
         elif self.subscription.subscribed:
             self._subscribe_group()
@@ -429,7 +465,8 @@ class ConsumerCore:
 
     async def position(self, tp: TopicPartition, timeout_ms: float) -> int:
         async with self.client.within(timeout_ms, f"finding the position of {tp}"):
-            return await self.positions.of(tp)
+            place = await self.positions.of(tp)
+            return min(place, self._held().get(tp, place))
         raise AssertionError("within() raises or lets through")
 
     async def seek(self, tp: TopicPartition, offset: int | OffsetAndMetadata) -> None:
