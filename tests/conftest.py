@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from tools.postgres import RealPostgres
+
     from tests.support.kafka import RealKafka
-    from tests.support.postgres import RealPostgres
     from tests.support.proxy import Proxy
 
 
@@ -82,7 +83,7 @@ def kafka3_proxies(kafka3: RealKafka) -> Iterator[dict[int, Proxy]]:
 @pytest.fixture(scope="session")
 def postgres_session() -> Iterator[RealPostgres]:
     """One PostgreSQL for the run. Ask for `postgres` instead."""
-    from tests.support.postgres import RealPostgres
+    from tools.postgres import RealPostgres
 
     server = RealPostgres()
     try:

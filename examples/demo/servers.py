@@ -68,7 +68,7 @@ def postgres(dsn: str | None, *, keep: bool) -> Iterator[str]:
     """A dsn whose table `orders` is there and empty: of an own server, or in a schema of its own of the user's database,
     which is dropped at the end unless `keep`."""
     if dsn is None:
-        from tests.support.postgres import RealPostgres
+        from tools.postgres import RealPostgres
 
         server = RealPostgres()
         try:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from tools.postgres import RealPostgres
 
 from tests.demo.test_demo import balance
 from tests.support.kafka import RealKafka
-from tests.support.postgres import RealPostgres
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TIMEOUT_S = 110

@@ -10,9 +10,9 @@ from confluent_kafka import TopicPartition
 from tools.kafka.jars import KafkaToolError
 from tools.kafka.kafka import java_tool
 from tools.kafka.probe import live_brokers
+from tools.postgres import RealPostgres
 
 from tests.support.kafka import RealKafka
-from tests.support.postgres import RealPostgres
 
 pytestmark = pytest.mark.kafka
 

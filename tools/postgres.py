@@ -1,4 +1,4 @@
-"""A real PostgreSQL for tests: the programs that the package pgserver carries, on a loopback port."""
+"""A real PostgreSQL for tests and the demo: the programs that the package pgserver carries, on a loopback port."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 
 import psycopg
+
 from tools.kafka.kafka import HOST, free_port
 from tools.kafka.watchdog import Watchdog
 
