@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import datetime
-import itertools
 import warnings
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from os import getpid
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
-from ..config import Config, resolve
-from ..engine.client import ClusterClient
+from ..config import resolve
+from ..engine.client import ClusterClient, with_client_id
 from ..engine.list_offsets import EARLIEST, LATEST
 from ..engine.thread import EngineThread
 from ..errors import ClosedError
@@ -22,7 +21,6 @@ from .types import ClusterDescription, ConfigEntry, GroupDescription, GroupListi
 
 T = TypeVar("T")
 Timeout = float | datetime.timedelta
-_client_numbers = itertools.count(1)
 OffsetSpec = Literal["earliest", "latest", "max_timestamp"] | int | datetime.datetime
 
 _MAX_TIMESTAMP = -3  # KIP-734
@@ -45,7 +43,7 @@ class Admin:
 
     def __init__(self, **config: Any) -> None:
         self._closed = True  # until everything below has worked: __del__ may see a half-made object
-        self._config = _named(resolve("admin", config))
+        self._config = with_client_id("admin", resolve("admin", config))
         self._default_timeout_ms = float(self._config["default.api.timeout.ms"])
         self._request_timeout_ms = int(self._config["request.timeout.ms"])
         self._pid = getpid()
@@ -70,20 +68,23 @@ class Admin:
         self._call(
             "creating topics",
             timeout,
-            _topics.create(self._client, wanted, validate_only, self._request_timeout_ms),
+            _topics.create,
+            wanted,
+            validate_only,
+            self._request_timeout_ms,
         )
 
     def delete_topics(self, names: Iterable[str], *, timeout: Timeout | None = None) -> None:
         """Delete topics with all their records, and wait until the metadata shows them no more."""
         wanted = _several(names, "names")
-        self._call("deleting topics", timeout, _topics.delete(self._client, wanted, self._request_timeout_ms))
+        self._call("deleting topics", timeout, _topics.delete, wanted, self._request_timeout_ms)
 
     def describe_topics(
         self, names: Iterable[str] | None = None, *, timeout: Timeout | None = None
     ) -> dict[str, TopicDescription]:
         """Topics and their partitions, by name: these, or all. UnknownTopicOrPartitionError for a name that does not exist."""
         wanted = None if names is None else _several(names, "names")
-        return self._call("describing topics", timeout, _topics.describe(self._client, wanted))
+        return self._call("describing topics", timeout, _topics.describe, wanted)
 
     def create_partitions(
         self, totals: Mapping[str, int], *, validate_only: bool = False, timeout: Timeout | None = None
@@ -92,7 +93,10 @@ class Admin:
         self._call(
             "adding partitions",
             timeout,
-            _topics.create_partitions(self._client, dict(totals), validate_only, self._request_timeout_ms),
+            _topics.create_partitions,
+            dict(totals),
+            validate_only,
+            self._request_timeout_ms,
         )
 
     def describe_configs(
@@ -101,7 +105,7 @@ class Admin:
         """The options of a topic, or of a broker by its node id, by name."""
         if (topic is None) == (broker is None):
             raise ValueError("describe_configs() takes a topic or a broker, one of them")
-        return self._call("describing options", timeout, _topics.configs(self._client, topic, broker))
+        return self._call("describing options", timeout, _topics.configs, topic, broker)
 
     # ------------------------------------------------------------ records
 
@@ -116,7 +120,7 @@ class Admin:
         whose timestamp is not below the given one (ms since 1970, or a datetime); None where no record is that young."""
         queries = {TopicPartition(*tp): _timestamp(spec) for tp, spec in specs.items()}
         isolation = {"read_uncommitted": 0, "read_committed": 1}[isolation_level]
-        return self._call("listing offsets", timeout, _topics.find_offsets(self._client, queries, isolation))
+        return self._call("listing offsets", timeout, _topics.find_offsets, queries, isolation)
 
     def delete_records(
         self, before: Mapping[TopicPartition, int | Literal["latest"]], *, timeout: Timeout | None = None
@@ -129,7 +133,9 @@ class Admin:
         return self._call(
             "deleting records",
             timeout,
-            _topics.delete_records(self._client, wanted, self._request_timeout_ms),
+            _topics.delete_records,
+            wanted,
+            self._request_timeout_ms,
         )
 
     # ------------------------------------------------------------ groups
@@ -138,21 +144,17 @@ class Admin:
         self, *, states: Iterable[str] = (), types: Iterable[str] = (), timeout: Timeout | None = None
     ) -> list[GroupListing]:
         """The groups that the cluster knows, by name; those in `states` ("Stable", ...) and of `types` ("classic", ...) if given."""
-        return self._call(
-            "listing groups", timeout, _groups.list_all(self._client, list(states), list(types))
-        )
+        return self._call("listing groups", timeout, _groups.list_all, list(states), list(types))
 
     def describe_group(self, group_id: str, *, timeout: Timeout | None = None) -> GroupDescription:
         """A group's state, members and their partitions. GroupError (GROUP_ID_NOT_FOUND) if there is none of that name."""
-        return self._call(f"describing group {group_id!r}", timeout, _groups.describe(self._client, group_id))
+        return self._call(f"describing group {group_id!r}", timeout, _groups.describe, group_id)
 
     def group_offsets(
         self, group_id: str, *, timeout: Timeout | None = None
     ) -> dict[TopicPartition, OffsetAndMetadata]:
         """All that the group has committed; empty if there is nothing, or no such group."""
-        return self._call(
-            f"reading offsets of {group_id!r}", timeout, _groups.offsets(self._client, group_id)
-        )
+        return self._call(f"reading offsets of {group_id!r}", timeout, _groups.offsets, group_id)
 
     def alter_group_offsets(
         self,
@@ -169,9 +171,7 @@ class Admin:
         for tp, offset in wanted.items():
             if offset.offset < 0:
                 raise ValueError(f"cannot set offset {offset.offset} of {tp}: offsets start at 0")
-        self._call(
-            f"setting offsets of {group_id!r}", timeout, _groups.alter_offsets(self._client, group_id, wanted)
-        )
+        self._call(f"setting offsets of {group_id!r}", timeout, _groups.alter_offsets, group_id, wanted)
 
     def delete_group_offsets(
         self, group_id: str, partitions: Iterable[TopicPartition], *, timeout: Timeout | None = None
@@ -181,18 +181,20 @@ class Admin:
         self._call(
             f"deleting offsets of {group_id!r}",
             timeout,
-            _groups.delete_offsets(self._client, group_id, wanted),
+            _groups.delete_offsets,
+            group_id,
+            wanted,
         )
 
     def delete_groups(self, group_ids: Iterable[str], *, timeout: Timeout | None = None) -> None:
         """Delete groups without members, with their offsets. GroupError: NON_EMPTY_GROUP, GROUP_ID_NOT_FOUND."""
-        self._call("deleting groups", timeout, _groups.delete(self._client, _several(group_ids, "group_ids")))
+        self._call("deleting groups", timeout, _groups.delete, _several(group_ids, "group_ids"))
 
     # ------------------------------------------------------------ the cluster
 
     def describe_cluster(self, *, timeout: Timeout | None = None) -> ClusterDescription:
         """Its id, its brokers, and the one that takes changes."""
-        return self._call("describing the cluster", timeout, _topics.cluster(self._client))
+        return self._call("describing the cluster", timeout, _topics.cluster)
 
     # ------------------------------------------------------------ life
 
@@ -224,10 +226,11 @@ class Admin:
         config = getattr(self, "_config", None)
         return "<Admin, not constructed>" if config is None else f"<Admin client={config['client.id']!r}>"
 
-    def _call(self, what: str, timeout: Timeout | None, work: Coroutine[Any, Any, T]) -> T:
-        """Have the engine do it within the time and wait, open to Ctrl-C."""
+    def _call(
+        self, what: str, timeout: Timeout | None, work: Callable[..., Coroutine[Any, Any, T]], *arguments: Any
+    ) -> T:
+        """Have the engine do work(client, *arguments) within the time and wait, open to Ctrl-C."""
         if self._closed:
-            work.close()
             raise ClosedError("this Admin is closed; make a new one")
         timeout_ms = self._default_timeout_ms
         if timeout is not None:
@@ -237,22 +240,10 @@ class Admin:
 
         async def bounded() -> T:
             async with self._client.within(timeout_ms, what):
-                return await work
+                return await work(self._client, *arguments)
             raise AssertionError("within() raises or lets through")
 
-        future = self._engine.submit(bounded())
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-
-def _named(config: Config) -> Config:
-    """A client.id that tells clients apart in the broker's logs and quotas, where the user gave none (as Java's does)."""
-    if config["client.id"]:
-        return config
-    return Config("admin", {**config, "client.id": f"penstock-admin-{next(_client_numbers)}"}, config.given)
+        return self._engine.ask(bounded)
 
 
 def _several(names: Iterable[T], what: str) -> list[T]:

@@ -14,7 +14,7 @@ from ..errors import CommitFailedError, GroupError, KafkaError, UnsupportedVersi
 from ..group.protocol import decode_assignment
 from ..protocol import Api, error_for, error_name
 from ..types import Node, OffsetAndMetadata, TopicPartition
-from .routing import COORDINATOR_CODES, backoff, raise_first, to_coordinator, to_every_broker
+from .routing import COORDINATOR_CODES, raise_first, to_coordinator, to_every_broker
 from .types import GroupDescription, GroupListing, MemberDescription
 
 _log = logging.getLogger("penstock.admin")
@@ -27,7 +27,7 @@ async def list_all(client: ClusterClient, states: Sequence[str], types: Sequence
     """ListGroups of every broker: each coordinates some."""
 
     async def ask(node: int) -> Any:
-        pause = backoff(client)
+        pause = client.retry_backoff()
         while True:
             answer = await client.request(
                 Api.LIST_GROUPS, node_id=node, states_filter=states, types_filter=types

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
-from ..engine.backoff import Backoff
 from ..engine.client import CONTROL, ClusterClient
 from ..engine.connection import DisconnectedError
 from ..engine.coordinator import GroupCoordinator
@@ -27,13 +26,9 @@ Codes = Callable[[Any], Iterable[int]]
 """The error codes of a response, wherever they stand in it."""
 
 
-def backoff(client: ClusterClient) -> Backoff:
-    return Backoff(client.config["retry.backoff.ms"], client.config["retry.backoff.max.ms"])
-
-
 async def to_controller(client: ClusterClient, api: Api, codes: Codes, **fields: Any) -> Any:
     """A request to the controller, found again when it moved."""
-    pause = backoff(client)
+    pause = client.retry_backoff()
     fresh = False
     while True:
         try:
@@ -56,7 +51,7 @@ async def to_coordinator(
     coordinator: GroupCoordinator, client: ClusterClient, api: Api, codes: Codes, **fields: Any
 ) -> Any:
     """A request to a group's coordinator, found again when it moved."""
-    pause = backoff(client)
+    pause = client.retry_backoff()
     while True:
         try:
             response = await coordinator.request(api, **fields)
@@ -73,7 +68,7 @@ async def to_coordinator(
 
 async def to_any(client: ClusterClient, api: Api, **fields: Any) -> Any:
     """A request that every broker can answer."""
-    pause = backoff(client)
+    pause = client.retry_backoff()
     while True:
         try:
             return await client.request(api, **fields)
@@ -84,7 +79,7 @@ async def to_any(client: ClusterClient, api: Api, **fields: Any) -> Any:
 
 async def to_every_broker(client: ClusterClient, send: Callable[[int], Awaitable[Any]]) -> dict[int, Any]:
     """send(node id) for each broker of the cluster, at once; by node id. A broker that leaves meanwhile is not waited for."""
-    pause = backoff(client)
+    pause = client.retry_backoff()
     answers: dict[int, Any] = {}
     while True:
         await client.fetch_metadata([])

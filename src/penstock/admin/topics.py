@@ -15,7 +15,7 @@ from ..engine.list_offsets import list_offsets
 from ..errors import UnsupportedVersionError
 from ..protocol import Api, error_for, error_name, is_retriable
 from ..types import Node, OffsetAndTimestamp, TopicPartition
-from .routing import backoff, raise_first, to_any, to_controller
+from .routing import raise_first, to_any, to_controller
 from .types import ClusterDescription, ConfigEntry, NewTopic, TopicDescription
 
 _log = logging.getLogger("penstock.admin")
@@ -115,7 +115,7 @@ def _is_led(snapshot: ClusterSnapshot, name: str) -> bool:
 
 
 async def _until(client: ClusterClient, names: Sequence[str], holds: Any) -> None:
-    pause = backoff(client)
+    pause = client.retry_backoff()
     while True:
         try:
             await client.fetch_metadata(names)
@@ -129,7 +129,7 @@ async def _until(client: ClusterClient, names: Sequence[str], holds: Any) -> Non
 
 async def describe(client: ClusterClient, names: Sequence[str] | None) -> dict[str, TopicDescription]:
     """Metadata of these topics, or of all."""
-    pause = backoff(client)
+    pause = client.retry_backoff()
     while True:
         try:
             response = await client.fetch_metadata(names)
@@ -180,7 +180,7 @@ async def delete_records(
 ) -> dict[TopicPartition, int]:
     """DeleteRecords at each partition's leader; the new first offset of each."""
     await _check_partitions(client, before)
-    pause = backoff(client)
+    pause = client.retry_backoff()
     done: dict[TopicPartition, int] = {}
     while True:
         by_leader: dict[int, list[TopicPartition]] = defaultdict(list)

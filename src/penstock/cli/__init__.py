@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 
 
 def main() -> None:
@@ -13,8 +12,6 @@ def main() -> None:
         import typer  # noqa: F401
     except ImportError as error:
         sys.exit(f"the command line needs the package {error.name}: pip install 'penstock[cli]'")
-    # Ctrl-C may come between the making of a call and its handing to the engine: the call is dropped, which is no news here.
-    warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)
     from .app import app
 
     app(prog_name="penstock")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from ..cluster import Address, ClusterSnapshot, parse_bootstrap
-from ..config import Config
+from ..config import ClientKind, Config
 from ..errors import ConnectionFailedError, KafkaError, KafkaTimeoutError
 from ..protocol import Api, error_for, error_name, is_retriable
-from ..types import Node
+from ..types import Node, TopicPartition
 from .backoff import Backoff
 from .connection import BrokerConnection, ConnectionSettings, DisconnectedError
 from .thread import EngineThread
@@ -25,8 +27,18 @@ COORDINATOR = "coordinator"  # apart, since a broker answers in order and may ho
 FETCH = "fetch"  # apart, since a full buffer stops reading
 PRODUCE = "produce"
 
+_client_numbers: dict[str, Iterator[int]] = defaultdict(lambda: itertools.count(1))
+
 GROUP_COORDINATOR = 0
 TRANSACTION_COORDINATOR = 1
+
+
+def with_client_id(kind: ClientKind, config: Config) -> Config:
+    """A client.id that tells clients apart in the broker's logs and quotas, where the user gave none (as Java's does)."""
+    if config["client.id"]:
+        return config
+    name = f"penstock-{config.get('group.id') or kind}-{next(_client_numbers[kind])}"
+    return Config(kind, {**config, "client.id": name}, config.given)
 
 
 class ClusterClient:
@@ -65,11 +77,18 @@ class ClusterClient:
             allow_auto_create = bool(config.get("allow.auto.create.topics", True))
         self._allow_auto_create = allow_auto_create
         self._later: asyncio.TimerHandle | None = None
-        self._patience = Backoff(config["retry.backoff.ms"], config["retry.backoff.max.ms"])
+        self._patience = self.retry_backoff()
         self._closed = False
 
     def start(self) -> None:
         self.engine.spawn(self._keep_metadata(), "metadata")
+
+    def retry_backoff(self) -> Backoff:
+        """A fresh backoff between tries of a request."""
+        return Backoff(self.config["retry.backoff.ms"], self.config["retry.backoff.max.ms"])
+
+    def _reconnect_backoff(self) -> Backoff:
+        return Backoff(self.config["reconnect.backoff.ms"], self.config["reconnect.backoff.max.ms"])
 
     # ------------------------------------------------------------ connections
 
@@ -93,7 +112,7 @@ class ClusterClient:
     async def any_connection(self) -> BrokerConnection:
         """A usable control connection to any broker: an open one, else the known brokers in random order, then the bootstrap
         addresses. Tries until one answers; the caller bounds it (see within())."""
-        backoff = Backoff(self.config["reconnect.backoff.ms"], self.config["reconnect.backoff.max.ms"])
+        backoff = self._reconnect_backoff()
         while True:
             for (_, purpose), connection in self._open.items():
                 if purpose == CONTROL and connection.usable:
@@ -101,9 +120,8 @@ class ClusterClient:
             for address, node_id in self._candidates():
                 try:
                     return await self._connect(address, node_id, CONTROL)
-                except KafkaError as error:
-                    if not isinstance(error, DisconnectedError):
-                        raise
+                except DisconnectedError:
+                    continue  # noted with its reason in `attempts`
             await asyncio.sleep(backoff.next_ms() / 1000)
 
     def _candidates(self) -> list[tuple[Address, int]]:
@@ -156,9 +174,7 @@ class ClusterClient:
                 self.want_update()
 
     def _note_failure(self, address: Address, reason: str) -> None:
-        backoff = self._backoffs.setdefault(
-            address, Backoff(self.config["reconnect.backoff.ms"], self.config["reconnect.backoff.max.ms"])
-        )
+        backoff = self._backoffs.setdefault(address, self._reconnect_backoff())
         level = (
             logging.WARNING if backoff.failures in (0, 5) else logging.DEBUG
         )  # loud once, and once more if it lasts
@@ -244,8 +260,6 @@ class ClusterClient:
 
     def learn_leader(self, topic: str, partition: int, leader_id: int, leader_epoch: int) -> bool:
         """Take a leader hint from a fetch response (KIP-951); whether it was news."""
-        from ..types import TopicPartition
-
         snapshot = self.snapshot.with_leader_hint(TopicPartition(topic, partition), leader_id, leader_epoch)
         news = snapshot is not self.snapshot
         if news:
@@ -253,7 +267,7 @@ class ClusterClient:
         return news
 
     async def _keep_metadata(self) -> None:
-        backoff = Backoff(self.config["retry.backoff.ms"], self.config["retry.backoff.max.ms"])
+        backoff = self.retry_backoff()
         while True:
             try:
                 await self._update_once()
@@ -289,7 +303,7 @@ class ClusterClient:
 
     async def find_coordinator(self, key: str, key_type: int = GROUP_COORDINATOR) -> int:
         """The node that coordinates a group or a transactional id; retries while the cluster has none yet."""
-        backoff = Backoff(self.config["retry.backoff.ms"], self.config["retry.backoff.max.ms"])
+        backoff = self.retry_backoff()
         kind = "group" if key_type == GROUP_COORDINATOR else "transactional id"
         while True:
             try:

@@ -67,7 +67,6 @@ class BrokerConnection:
         self.node_id = node_id
         self.versions: BrokerVersions | None = None
         self.closed_reason: str | None = None
-        self.last_used_ms = engine.now_ms()
         self.on_closed: list[Any] = []  # functions of (connection), called once
         self._engine = engine
         self._settings = settings
@@ -92,10 +91,6 @@ class BrokerConnection:
     @property
     def usable(self) -> bool:
         return self.closed_reason is None and self.versions is not None
-
-    @property
-    def in_flight(self) -> int:
-        return len(self._pending)
 
     async def open(self) -> None:
         """Connect and negotiate versions. DisconnectedError says why it did not work."""
@@ -173,7 +168,6 @@ class BrokerConnection:
         payload = encode_request(api, version, correlation_id, self._settings.client_id, request)
         future: asyncio.Future[bytes] = self._engine.loop.create_future()
         self._pending[correlation_id] = _Pending(api, version, future)
-        self.last_used_ms = self._engine.now_ms()
         limit_ms = self._settings.request_timeout_ms if timeout_ms is None else timeout_ms
         timer = self._engine.loop.call_later(limit_ms / 1000, self._on_timeout, correlation_id, limit_ms)
         self.native.send(correlation_id, payload)

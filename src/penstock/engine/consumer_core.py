@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import itertools
 import logging
 import re
 import time
@@ -18,18 +17,17 @@ from ..errors import CommitFailedError, ConfigError, KafkaError, WakeupError
 from ..fetch import SubscriptionState
 from ..group.assignors import assignors_for
 from ..group.classic import ClassicMember
-from ..group.messages import Rejoin, Subscribe
+from ..group.messages import Subscribe
 from ..offsets import CommitLedger
 from ..types import OffsetAndMetadata, OffsetAndTimestamp, PartitionInfo, TopicPartition
 from . import lookups
-from .client import ClusterClient
+from .client import ClusterClient, with_client_id
 from .coordinator import GroupCoordinator
 from .group_driver import GroupDriver
 from .positions import Positions
 from .thread import EngineThread
 
 _log = logging.getLogger("penstock.consumer")
-_client_numbers = itertools.count(1)
 _MOST_ERRORS = 16
 _ISOLATION = {"read_uncommitted": 0, "read_committed": 1}
 
@@ -45,7 +43,7 @@ class ConsumerCore:
     """
 
     def __init__(self, topics: Sequence[str], options: Mapping[str, Any]) -> None:
-        self.config: Config = _complete(resolve("consumer", options))
+        self.config: Config = with_client_id("consumer", resolve("consumer", options))
         self._isolation = _ISOLATION[self.config["isolation.level"]]
         self._group_id: str | None = self.config["group.id"]
         self.engine = EngineThread(f"KafkaConsumer {self.config['client.id']}")
@@ -274,14 +272,12 @@ class ConsumerCore:
         self.positions.resolve()
 
     async def unsubscribe(self) -> None:
+        """After leave_from_user(), which has given the group's partitions back."""
         self.positions.drop(list(self.handles))
         self.subscription.unsubscribe()
         self.consumed = False
         self._pattern = None
         self._listener = None
-        if self.group is not None:
-            group, self.group = self.group, None
-            await group.leave()
 
     async def subscribed_topics(self) -> set[str]:
         return set(self.subscription.topics)
@@ -335,10 +331,6 @@ class ConsumerCore:
                 self, self.client, self.coordinator, machine, config["max.poll.interval.ms"]
             )
         self.group.feed(Subscribe(tuple(sorted(self.subscription.topics))))
-
-    async def rejoin(self, reason: str) -> None:
-        if self.group is not None:
-            self.group.feed(Rejoin(reason))
 
     def since_last_poll_ms(self) -> int:
         return self.fetcher.last_poll_ms()
@@ -578,14 +570,6 @@ class ConsumerCore:
 
     async def all_topics(self, timeout_ms: float) -> dict[str, list[PartitionInfo]]:
         return await lookups.all_topics(self.client, self.config["exclude.internal.topics"], timeout_ms)
-
-
-def _complete(config: Config) -> Config:
-    """A client.id that tells consumers apart in the broker's logs and quotas, where the user gave none (as Java's does)."""
-    if config["client.id"]:
-        return config
-    name = f"penstock-{config['group.id'] or 'consumer'}-{next(_client_numbers)}"
-    return Config("consumer", {**config, "client.id": name}, config.given)
 
 
 def _make_fetcher(engine: EngineThread, config: Config, isolation_level: int) -> Fetcher:

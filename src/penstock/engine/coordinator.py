@@ -11,7 +11,6 @@ from typing import Any
 from ..errors import CommitFailedError, KafkaError
 from ..protocol import Api, error_for, error_name, is_retriable
 from ..types import OffsetAndMetadata, TopicPartition
-from .backoff import Backoff
 from .client import COORDINATOR, ClusterClient
 from .connection import DisconnectedError
 
@@ -76,10 +75,6 @@ class GroupCoordinator:
             self.lost(str(error))
             raise
 
-    def _backoff(self) -> Backoff:
-        config = self._client.config
-        return Backoff(config["retry.backoff.ms"], config["retry.backoff.max.ms"])
-
     async def committed(
         self,
         partitions: Iterable[TopicPartition],
@@ -96,7 +91,7 @@ class GroupCoordinator:
             "member_epoch": member_epoch,
             "topics": topics,
         }
-        backoff = self._backoff()
+        backoff = self._client.retry_backoff()
         while True:
             try:
                 response = await self.request(
@@ -140,7 +135,7 @@ class GroupCoordinator:
             }
             for topic, numbers in by_topic(offsets).items()
         ]
-        backoff = self._backoff()
+        backoff = self._client.retry_backoff()
         while True:
             try:
                 response = await self.request(

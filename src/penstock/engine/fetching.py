@@ -161,10 +161,7 @@ class FetchDriver:
 
     def retry_later(self, tp: TopicPartition) -> None:
         """Fetch this partition again after a backoff, from whoever leads it then."""
-        config = self._client.config
-        backoff = self._backoffs.setdefault(
-            tp, Backoff(config["retry.backoff.ms"], config["retry.backoff.max.ms"])
-        )
+        backoff = self._backoffs.setdefault(tp, self._client.retry_backoff())
         self._resting.add(tp)
         self._client.want_update()
         self._client.engine.loop.call_later(backoff.next_ms() / 1000, self._wake, tp, self.handles.get(tp))

@@ -52,7 +52,6 @@ class GroupDriver:
         self._client = client
         self._coordinator = coordinator
         self._max_poll_interval_ms = max_poll_interval_ms
-        self._rebalance_timeout_ms = max_poll_interval_ms
         self._queue: deque[g.Event] = deque()
         self._feeding = False
         self._timer: asyncio.TimerHandle | None = None
@@ -101,10 +100,6 @@ class GroupDriver:
             self._left = self._client.engine.loop.create_future()
             self.feed(g.Leave())
         await asyncio.shield(self._left)
-
-    @property
-    def leaving(self) -> bool:
-        return self._left is not None
 
     # ------------------------------------------------------------ effects
 
@@ -159,7 +154,7 @@ class GroupDriver:
         async def sync() -> g.Event:
             response = await self._coordinator.request(
                 Api.SYNC_GROUP,
-                timeout_ms=self._rebalance_timeout_ms + 5_000,
+                timeout_ms=self._max_poll_interval_ms + 5_000,
                 group_id=self._coordinator.group_id,
                 generation_id=effect.generation_id,
                 member_id=effect.member_id,

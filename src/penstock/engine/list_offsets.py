@@ -10,7 +10,6 @@ from typing import Final
 
 from ..protocol import Api, error_for, is_retriable
 from ..types import OffsetAndTimestamp, TopicPartition
-from .backoff import Backoff
 from .client import ClusterClient
 from .connection import DisconnectedError
 
@@ -29,7 +28,7 @@ async def list_offsets(
     """
     found: dict[TopicPartition, OffsetAndTimestamp | None] = {}
     missing = dict(queries)
-    backoff = Backoff(client.config["retry.backoff.ms"], client.config["retry.backoff.max.ms"])
+    backoff = client.retry_backoff()
     client.add_interest({tp.topic for tp in queries})
     while missing:
         by_leader: dict[int, dict[TopicPartition, int]] = defaultdict(dict)

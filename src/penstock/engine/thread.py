@@ -55,22 +55,14 @@ class EngineThread:
                 "threads and connections do not survive fork(); create a new one in the child"
             )
 
-    def submit(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Run a coroutine in the engine's thread; the future may be waited for, or cancelled, from any other."""
-        try:
-            self.check_process()
-            if self._stopped:
-                raise ClosedError(f"{self.name} is closed")
-        except BaseException:
-            coroutine.close()
-            raise
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
-
     def call(
         self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any
     ) -> concurrent.futures.Future[T]:
-        """As submit(), with the coroutine made in the engine's thread: a signal that arrives in the caller's thread meanwhile
-        (Ctrl-C) cannot leave one behind that nobody awaits. Cancelling the future cancels what runs."""
+        """Run a coroutine in the engine's thread; its future may be waited for, or cancelled with what runs, from any other.
+
+        The coroutine is made in the engine's thread, too: a signal that arrives in the caller's thread meanwhile (Ctrl-C) cannot
+        leave one behind that nobody awaits. ForkedError in a forked child, ClosedError after stop().
+        """
         self.check_process()
         if self._stopped:
             raise ClosedError(f"{self.name} is closed")
@@ -85,6 +77,15 @@ class EngineThread:
 
         self.loop.call_soon_threadsafe(start)
         return future
+
+    def ask(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+        """call(), and wait for the outcome, open to Ctrl-C: it ends the wait and cancels what runs."""
+        future = self.call(function, *args)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
 
     def post(self, function: Callable[..., object], *args: object) -> None:
         """Run a plain function in the engine's thread, soon; silently nothing once the engine has stopped."""

@@ -6,20 +6,19 @@ import atexit
 import concurrent.futures
 import contextlib
 import datetime
-import itertools
 import random
 import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from os import getpid
 from types import TracebackType
 from typing import Any, TypeVar
 
 from .._native import murmur2_partition
-from ..config import Config, resolve
-from ..engine.client import ClusterClient
+from ..config import resolve
+from ..engine.client import ClusterClient, with_client_id
 from ..engine.thread import EngineThread
 from ..errors import ClosedError, IllegalStateError, KafkaError, KafkaTimeoutError
 from ..types import Header, PartitionInfo, RecordMetadata
@@ -32,7 +31,6 @@ from .settings import ProducerSettings
 
 T = TypeVar("T")
 Timeout = float | datetime.timedelta
-_client_numbers = itertools.count(1)
 Headers = Iterable[Header] | Mapping[str, bytes | None]
 
 
@@ -54,7 +52,7 @@ class KafkaProducer:
 
     def __init__(self, **config: Any) -> None:
         self._closed = True  # until everything below has worked: __del__ may see a half-made object
-        self._config = _named(resolve("producer", config))
+        self._config = with_client_id("producer", resolve("producer", config))
         self._settings = settings = ProducerSettings.of(self._config)
         self._encode_key: Callable[[Any], Any] = self._config["key.serializer"] or _plain
         self._encode_value: Callable[[Any], Any] = self._config["value.serializer"] or _plain
@@ -259,20 +257,11 @@ class KafkaProducer:
         if self._sender.fatal is not None:
             raise self._sender.fatal
         self._refuse_in_callback(f"the first record for topic {topic!r}")
-        self._call(self._sender.await_topic(topic, self._settings.max_block_ms))
+        self._engine.ask(self._sender.await_topic, topic, self._settings.max_block_ms)
         known = self._topics[topic]
         if partition is not None and partition >= known.count:
-            self._call(self._sender.await_partition(topic, partition))
+            self._engine.ask(self._sender.await_partition, topic, partition)
         return known
-
-    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Have the engine do it and wait, open to Ctrl-C."""
-        future: concurrent.futures.Future[T] = self._engine.submit(coroutine)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
 
     def _choose(self, topic: TopicQueues, key: bytes | None, size: int) -> int:
         """The partition of a record that names none."""
@@ -358,17 +347,8 @@ class KafkaProducer:
             else:
                 # whatever keeps it from being done in time, stop() below ends
                 with contextlib.suppress(concurrent.futures.TimeoutError, ClosedError):
-                    self._engine.submit(self._sender.shut_down(error)).result(5.0)
+                    self._engine.call(self._sender.shut_down, error).result(5.0)
         self._engine.stop()
-
-
-def _named(config: Config) -> Config:
-    """A client.id that tells clients apart in the broker's logs and quotas, where the user gave none (as Java's does)."""
-    if config["client.id"]:
-        return config
-    return Config(
-        "producer", {**config, "client.id": f"penstock-producer-{next(_client_numbers)}"}, config.given
-    )
 
 
 def to_s(timeout: Timeout) -> float:
