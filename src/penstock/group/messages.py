@@ -200,6 +200,11 @@ class SendHeartbeat:
 
 
 @dataclass(frozen=True, slots=True)
+class StopHeartbeats:
+    """Repeat no heartbeat any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class SendLeave:
     member_id: str
     group_instance_id: str | None
