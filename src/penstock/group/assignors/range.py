@@ -10,14 +10,17 @@ from collections.abc import Mapping
 
 from ...types import TopicPartition
 from ..protocol import MemberSubscription
-from .interface import Assignor, member_order
+from .interface import NO_RACKS, Assignor, member_order
 
 
 class RangeAssignor(Assignor):
     name = "range"
 
     def assign(
-        self, members: Mapping[str, MemberSubscription], partition_counts: Mapping[str, int]
+        self,
+        members: Mapping[str, MemberSubscription],
+        partition_counts: Mapping[str, int],
+        partition_racks: Mapping[TopicPartition, frozenset[str]] = NO_RACKS,
     ) -> dict[str, list[TopicPartition]]:
         assignment: dict[str, list[TopicPartition]] = {member: [] for member in members}
         readers: dict[str, list[str]] = {}
