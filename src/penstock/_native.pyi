@@ -132,6 +132,9 @@ class Fetcher:
 
         Forgets what is buffered, and lifts a suspension or a failure. KeyError for a handle that was unassigned.
         """
+    def cut(self, handle: int, end_offset: int) -> tuple[int, int] | None:
+        """The log ends at end_offset (KIP-320). Where more was fetched, forget in one step all that poll() has not returned, and
+        fetch again from the position. The position, as position() gives it; it stands still until that fetch is answered."""
     def epoch(self, handle: int) -> int: ...
     def position(self, handle: int) -> tuple[int, int] | None:
         """(offset of the next record that poll() will return, leader epoch of the last one returned or -1); None without one."""

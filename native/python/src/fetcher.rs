@@ -142,6 +142,12 @@ impl PyFetcher {
             .ok_or_else(|| unknown(handle))
     }
 
+    /// Forget what was fetched beyond end_offset, if anything was, and fetch again from the position, which is returned.
+    fn cut(&self, py: Python<'_>, handle: u64, end_offset: i64) -> PyResult<Option<(i64, i32)>> {
+        self.check(py)?;
+        Ok(self.fetcher.cut(handle, end_offset))
+    }
+
     fn epoch(&self, py: Python<'_>, handle: u64) -> PyResult<u64> {
         self.check(py)?;
         self.fetcher.epoch(handle).ok_or_else(|| unknown(handle))

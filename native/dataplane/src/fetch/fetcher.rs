@@ -130,6 +130,11 @@ impl Fetcher {
         self.shared.table().seek(handle, offset, last_leader_epoch)
     }
 
+    /// Forgets what was fetched beyond the end of the log; the position as it then is. See `Table::cut`.
+    pub fn cut(&self, handle: u64, end_offset: i64) -> Option<(i64, i32)> {
+        self.shared.table().cut(handle, end_offset)
+    }
+
     /// The partition's epoch.
     pub fn epoch(&self, handle: u64) -> Option<u64> {
         self.shared

@@ -241,6 +241,21 @@ impl Table {
         Some(epoch)
     }
 
+    /// The log ends at `end_offset`, or another one goes on there. Where more than that was fetched, all that `poll` has not
+    /// returned is forgotten, and fetching starts over from the position. Returns the position and its leader epoch.
+    pub fn cut(&mut self, handle: u64, end_offset: i64) -> Option<(i64, i32)> {
+        let partition = self.partitions.get(&handle)?;
+        let (offset, epoch) = (partition.consumed_offset, partition.consumed_epoch);
+        let reaches_beyond = partition.fetch_offset > end_offset;
+        if offset < 0 {
+            return None;
+        }
+        if reaches_beyond {
+            self.seek(handle, offset, epoch)?;
+        }
+        Some((offset, epoch))
+    }
+
     pub fn pause(&mut self, handles: &[u64]) {
         for handle in handles {
             if let Some(partition) = self.partitions.get_mut(handle) {
