@@ -168,6 +168,15 @@ class Fetcher:
         """Make a waiting poll(), or the next one, return at once."""
     def last_poll_ms(self) -> int:
         """Monotonic milliseconds since poll() was last entered, or since the start."""
+    def idle_ms(self) -> int:
+        """Milliseconds since the user's thread last showed progress: entered poll(), took a record out of what poll returned, or
+        called note_progress(); or since the start. 0 while it waits inside poll().
+
+        A record is taken by iteration or indexing (a slice, records() or an Arrow stream counts once). That is noticed at the next
+        question, by whoever asks: the answer is too low by at most the time between two questions, and never too high.
+        """
+    def note_progress(self) -> None:
+        """Count as progress, for handlers that are long at one record, or run elsewhere. Any thread."""
     def buffered_bytes(self) -> int:
         """What waits for poll(), without what is paused: at most buffer_bytes, or one chunk where that alone is larger."""
     def buffered_records(self) -> int: ...

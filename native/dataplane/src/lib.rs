@@ -16,6 +16,7 @@ pub mod fetch;
 pub mod frame;
 mod legacy;
 pub mod murmur2;
+pub mod progress;
 pub mod record;
 mod recycle;
 pub mod signal;

@@ -63,7 +63,8 @@ pub fn decode_batches(
         };
         Py::new(py, run)
     });
-    Ok(PyConsumerRecords::new(runs.collect::<PyResult<_>>()?))
+    let runs = runs.collect::<PyResult<_>>()?;
+    Ok(PyConsumerRecords::new(runs, Arc::default()))
 }
 
 /// One v2 record batch in the making. Not thread-safe.

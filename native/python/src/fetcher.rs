@@ -7,6 +7,7 @@ use std::time::Duration;
 use penstock_dataplane::buffer::Failure;
 use penstock_dataplane::decode::DecodeOptions;
 use penstock_dataplane::fetch::{FetchConfig, Fetcher, Polled, Taken};
+use penstock_dataplane::progress::Progress;
 use pyo3::exceptions::{PyKeyError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -229,20 +230,22 @@ impl PyFetcher {
     ) -> PyResult<PyConsumerRecords> {
         self.check(py)?;
         self.fetcher.poll_entered();
-        let mut deadline = None;
+        let progress = self.fetcher.progress();
+        let (mut deadline, mut waiting) = (None, None);
         loop {
             match self.fetcher.try_poll(max_records.max(1)) {
-                Polled::Records(taken) => return to_records(py, taken),
+                Polled::Records(taken) => return to_records(py, taken, progress),
                 Polled::Failure(context, failure) => return Err(to_error(py, &*context, &failure)),
                 Polled::Closed => return Err(errors::closed(py, "this fetcher")),
-                Polled::Woken => return Ok(PyConsumerRecords::new(Vec::new())),
+                Polled::Woken => return to_records(py, Vec::new(), progress),
                 Polled::Nothing => {}
             }
             let deadline = *deadline.get_or_insert_with(|| deadline_of(timeout_ms));
             if is_over(deadline) {
-                return Ok(PyConsumerRecords::new(Vec::new()));
+                return to_records(py, Vec::new(), progress);
             }
             let left = slice_until(deadline);
+            waiting.get_or_insert_with(|| progress.wait());
             // An interrupted wait is one that ends early: the signal's handler runs next.
             let _ = py.detach(|| self.fetcher.wait(left));
             py.check_signals()?;
@@ -258,7 +261,17 @@ impl PyFetcher {
 
     /// Milliseconds since poll() was last entered, or since the start.
     fn last_poll_ms(&self) -> u64 {
-        self.fetcher.since_last_poll_ms()
+        self.fetcher.progress().since_poll_ms()
+    }
+
+    /// Milliseconds since the user's thread last showed progress; 0 while it waits inside poll().
+    fn idle_ms(&self) -> u64 {
+        self.fetcher.progress().idle_ms()
+    }
+
+    /// Count as progress; any thread.
+    fn note_progress(&self) {
+        self.fetcher.progress().note();
     }
 
     fn buffered_bytes(&self, py: Python<'_>) -> PyResult<usize> {
@@ -289,7 +302,11 @@ impl PyFetcher {
 }
 
 impl PyFetcher {
-    fn check(&self, py: Python<'_>) -> PyResult<()> {
+    pub fn progress(&self) -> &Arc<Progress> {
+        self.fetcher.progress()
+    }
+
+    pub fn check(&self, py: Python<'_>) -> PyResult<()> {
         errors::check_process(py, self.fetcher.process_id(), "this fetcher")
     }
 
@@ -316,7 +333,11 @@ fn context_of(context: &(dyn Any + Send + Sync)) -> PyResult<&Context> {
         .ok_or_else(|| errors::fault("a partition without its context"))
 }
 
-fn to_records(py: Python<'_>, taken: Vec<Taken>) -> PyResult<PyConsumerRecords> {
+fn to_records(
+    py: Python<'_>,
+    taken: Vec<Taken>,
+    progress: &Arc<Progress>,
+) -> PyResult<PyConsumerRecords> {
     let runs = taken.into_iter().map(|taken| {
         let Taken {
             context,
@@ -337,7 +358,8 @@ fn to_records(py: Python<'_>, taken: Vec<Taken>) -> PyResult<PyConsumerRecords> 
         };
         Py::new(py, run)
     });
-    Ok(PyConsumerRecords::new(runs.collect::<PyResult<_>>()?))
+    let runs = runs.collect::<PyResult<_>>()?;
+    Ok(PyConsumerRecords::new(runs, Arc::clone(progress)))
 }
 
 fn to_error(py: Python<'_>, context: &(dyn Any + Send + Sync), failure: &Failure) -> PyErr {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use penstock_dataplane::arrow_columns::Slice;
+use penstock_dataplane::progress::Progress;
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyDict, PyList, PySlice};
@@ -24,10 +25,12 @@ pub struct PyConsumerRecords {
     runs: Vec<Py<Run>>,
     /// How many records there are up to the end of each run.
     ends: Vec<usize>,
+    /// Moved by whoever takes something out.
+    progress: Arc<Progress>,
 }
 
 impl PyConsumerRecords {
-    pub fn new(runs: Vec<Py<Run>>) -> Self {
+    pub fn new(runs: Vec<Py<Run>>, progress: Arc<Progress>) -> Self {
         let mut total = 0;
         let ends = runs
             .iter()
@@ -36,7 +39,17 @@ impl PyConsumerRecords {
                 total
             })
             .collect();
-        Self { runs, ends }
+        Self {
+            runs,
+            ends,
+            progress,
+        }
+    }
+
+    /// Some of these records.
+    fn some(&self, runs: Vec<Py<Run>>) -> Self {
+        self.progress.took();
+        Self::new(runs, Arc::clone(&self.progress))
     }
 
     fn len(&self) -> usize {
@@ -72,17 +85,14 @@ impl PyConsumerRecords {
         };
         if indices.step == 1 {
             let start = index_at(0);
-            return Ok(Self::new(self.range(
-                py,
-                start,
-                start + indices.slicelength,
-            )?));
+            let range = self.range(py, start, start + indices.slicelength)?;
+            return Ok(self.some(range));
         }
         let picked = (0..indices.slicelength).filter_map(|number| {
             let (run, at) = self.locate(index_at(number))?;
             Some(Py::new(py, run.get().part(at, at + 1)))
         });
-        Ok(Self::new(picked.collect::<PyResult<_>>()?))
+        Ok(self.some(picked.collect::<PyResult<_>>()?))
     }
 
     fn slices(&self) -> Vec<Slice> {
@@ -117,7 +127,7 @@ impl PyConsumerRecords {
             context.partition == partition && *context.topic == *topic
         };
         let runs = self.runs.iter().filter(wanted);
-        Self::new(runs.map(|run| run.clone_ref(py)).collect())
+        self.some(runs.map(|run| run.clone_ref(py)).collect())
     }
 
     /// Per partition, the position after the last record here: what commit() would store.
@@ -158,6 +168,7 @@ impl PyConsumerRecords {
         py: Python<'py>,
         requested_schema: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyCapsule>> {
+        self.progress.took();
         arrow::stream(py, self.slices(), requested_schema)
     }
 
@@ -200,6 +211,7 @@ impl PyConsumerRecords {
         let Some((run, at)) = index.and_then(|index| self.locate(index)) else {
             return Err(PyIndexError::new_err(format!("record {asked} of {length}")));
         };
+        self.progress.took();
         let record = PyConsumerRecord::new(run.clone_ref(py), run.get().start + at);
         Ok(Bound::new(py, record)?.into_any())
     }
@@ -258,10 +270,12 @@ impl PyRecordIterator {
     fn __next__(&mut self, py: Python<'_>) -> Option<PyConsumerRecord> {
         let run = self.run.as_ref()?;
         let record = PyConsumerRecord::new(run.clone_ref(py), self.index);
+        let records = self.records.get();
+        records.progress.took();
         self.index += 1;
         if self.index == run.get().end {
             // Runs are never empty.
-            let runs = &self.records.get().runs;
+            let runs = &records.runs;
             self.run = runs.get(self.next_run).map(|run| run.clone_ref(py));
             self.next_run += 1;
             self.index = self.run.as_ref().map_or(0, |run| run.get().start);

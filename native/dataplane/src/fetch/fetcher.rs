@@ -1,9 +1,9 @@
 //! What engine and user call.
 
 use std::any::Any;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -13,6 +13,7 @@ use super::{FetchConfig, MAX_VERSION, MIN_VERSION, Stats, add};
 use crate::buffer::Failure;
 use crate::connection::Connection;
 use crate::events::EventQueue;
+use crate::progress::Progress;
 use crate::signal::Signal;
 
 pub(crate) struct Shared {
@@ -61,8 +62,7 @@ pub enum Polled {
 /// safe.
 pub struct Fetcher {
     shared: Arc<Shared>,
-    made: Instant,
-    last_poll_ms: AtomicU64,
+    progress: Arc<Progress>,
     process_id: u32,
 }
 
@@ -82,8 +82,7 @@ impl Fetcher {
         };
         Ok(Self {
             shared: Arc::new(shared),
-            made: Instant::now(),
-            last_poll_ms: AtomicU64::new(0),
+            progress: Arc::default(),
             process_id: std::process::id(),
         })
     }
@@ -261,13 +260,12 @@ impl Fetcher {
     /// Takes note that the user polls.
     pub fn poll_entered(&self) {
         add(&self.shared.stats.polls, 1);
-        self.last_poll_ms.store(self.now_ms(), Ordering::Relaxed);
+        self.progress.poll_entered();
     }
 
-    /// Milliseconds since `poll_entered`, or since the fetcher was made.
-    pub fn since_last_poll_ms(&self) -> u64 {
-        self.now_ms()
-            .saturating_sub(self.last_poll_ms.load(Ordering::Relaxed))
+    /// Whether the user's thread makes progress.
+    pub fn progress(&self) -> &Arc<Progress> {
+        &self.progress
     }
 
     /// Makes the present or the next poll return at once.
@@ -297,10 +295,6 @@ impl Fetcher {
         table.wake_all();
         table.nodes.clear();
         self.shared.wake_poll(table);
-    }
-
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 
