@@ -5,20 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ...errors import ConfigError
+from .claims import withhold
 from .interface import Assignor, RebalanceProtocol
 from .range import RangeAssignor
 from .roundrobin import RoundRobinAssignor
+from .sticky import CooperativeStickyAssignor, StickyAssignor
 
 __all__ = [
     "Assignor",
+    "CooperativeStickyAssignor",
     "RangeAssignor",
     "RebalanceProtocol",
     "RoundRobinAssignor",
+    "StickyAssignor",
     "assignors_for",
     "common_protocol",
+    "withhold",
 ]
 
-_KNOWN: dict[str, type[Assignor]] = {"range": RangeAssignor, "roundrobin": RoundRobinAssignor}
+_KNOWN: dict[str, type[Assignor]] = {
+    "range": RangeAssignor,
+    "roundrobin": RoundRobinAssignor,
+    "sticky": StickyAssignor,
+    "cooperative-sticky": CooperativeStickyAssignor,
+}
 _JAVA_PACKAGE = "org.apache.kafka.clients.consumer."
 
 

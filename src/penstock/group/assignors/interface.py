@@ -36,7 +36,7 @@ class Assignor(ABC):
     """The protocol's name, the same in every client of the group."""
 
     rebalance_protocols: tuple[RebalanceProtocol, ...] = (RebalanceProtocol.EAGER,)
-    """What the assignor can be used with. With COOPERATIVE, `assign` must leave out what another member still owns (see `withhold`)."""
+    """What the assignor can be used with. With COOPERATIVE, `assign` must leave out what another member still owns: `withhold` does."""
 
     def user_data(self, topics: tuple[str, ...]) -> bytes | None:
         """What this member, about to join with these topics, adds to its subscription for the leader's assignor."""
@@ -44,7 +44,7 @@ class Assignor(ABC):
 
     def on_assignment(self, partitions: tuple[TopicPartition, ...], generation_id: int) -> None:
         """This member was given these partitions in this generation: called in every member, after each sync."""
-        return None
+        return
 
     @abstractmethod
     def assign(
