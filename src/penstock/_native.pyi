@@ -141,6 +141,12 @@ class Fetcher:
     def high_watermark(self, handle: int) -> int: ...
     def last_stable_offset(self, handle: int) -> int: ...
     def log_start_offset(self, handle: int) -> int: ...
+    def places(self, handles: Sequence[int]) -> list[tuple[int, int, int, int]]:
+        """Per handle, in one step: (offset of the next record that poll() will return, high watermark, last stable offset, log
+        start offset). -1 for what is not known; four of them for a handle that was unassigned."""
+    def partition_stats(self, handle: int) -> tuple[int, int]:
+        """What poll() has handed out of a partition since assign(): (records, bytes of their keys and values). KeyError for a
+        handle that was unassigned."""
     def pause(self, handles: Sequence[int]) -> None:
         """Stop returning and fetching; what is buffered is kept, outside the buffer's budget."""
     def resume(self, handles: Sequence[int]) -> None: ...
@@ -164,6 +170,14 @@ class Fetcher:
         raised again after the others' turn, until seek() or unassign(). Their offset is the last one of the batch that
         cannot be read, so that seek() to the offset after it goes past it. ClosedError after close().
         """
+    def fileno(self) -> int:
+        """A descriptor for an event loop: readable while poll(n, 0) may return records, raise an error, or was woken.
+
+        It is raised by whatever comes and lowered by the poll() after which nothing is left, so that no wake-up is lost:
+        level-triggered, call poll(n, 0) once each time it is readable; edge-triggered, until it returns nothing. It may be
+        readable for nothing, once. After close() it stays readable. It belongs to the fetcher: do not close it, and stop
+        watching it before the fetcher goes.
+        """
     def wake(self) -> None:
         """Make a waiting poll(), or the next one, return at once."""
     def last_poll_ms(self) -> int:
@@ -182,7 +196,10 @@ class Fetcher:
     def buffered_records(self) -> int: ...
     def stats(self) -> dict[str, int]:
         """Counters since the start: fetches, responses, bytes, batches, records, chunks, stale, errors, decode_failures,
-        crc_failures, full_waits (times that a loop had to wait for room), polls."""
+        crc_failures, full_waits (times that a loop had to wait for room), polls; fetch_latency_us_total and _max (from sending
+        a request until its answer is taken up, the broker's waiting included), throttle_ms_total and _max (KIP-219),
+        fetch_bytes (of record batches, as they came), records_returned (handed out by poll()), bytes_returned (keys and values
+        of those)."""
     def close(self) -> None:
         """End all loops and forget what is buffered; idempotent. Connections stay open."""
 

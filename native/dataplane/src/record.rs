@@ -75,6 +75,16 @@ impl Chunk {
         self.spans.is_empty()
     }
 
+    /// Bytes of the keys and values of records `start..end`.
+    pub fn payload_bytes(&self, start: usize, end: usize) -> u64 {
+        let spans = self.spans.get(start..end).unwrap_or_default();
+        let lengths = spans.iter().map(|span| {
+            u64::from(span.key_len.max(0).unsigned_abs())
+                + u64::from(span.value_len.max(0).unsigned_abs())
+        });
+        lengths.sum()
+    }
+
     /// The offset of record `index`; -1 beyond the end.
     #[inline]
     pub fn offset(&self, index: usize) -> i64 {

@@ -1,6 +1,7 @@
 //! `Fetcher`.
 
 use std::any::Any;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -175,6 +176,20 @@ impl PyFetcher {
             .map(|(_, _, log_start_offset)| log_start_offset)
     }
 
+    /// Per handle: (position, high watermark, last stable offset, log start offset), -1 for what is not known.
+    fn places(&self, py: Python<'_>, handles: Vec<u64>) -> PyResult<Vec<(i64, i64, i64, i64)>> {
+        self.check(py)?;
+        Ok(self.fetcher.places(&handles))
+    }
+
+    /// What poll() has handed out of a partition since it was assigned: (records, bytes of keys and values).
+    fn partition_stats(&self, py: Python<'_>, handle: u64) -> PyResult<(u64, u64)> {
+        self.check(py)?;
+        self.fetcher
+            .partition_stats(handle)
+            .ok_or_else(|| unknown(handle))
+    }
+
     /// Stop returning and fetching; what is buffered is kept, outside the buffer's budget.
     fn pause(&self, py: Python<'_>, handles: Vec<u64>) -> PyResult<()> {
         self.check(py)?;
@@ -250,6 +265,12 @@ impl PyFetcher {
             let _ = py.detach(|| self.fetcher.wait(left));
             py.check_signals()?;
         }
+    }
+
+    /// A descriptor that is readable while poll(n, 0) may return records, raise, or was woken.
+    fn fileno(&self, py: Python<'_>) -> PyResult<i32> {
+        self.check(py)?;
+        Ok(self.fetcher.watch().as_raw_fd())
     }
 
     /// Make a waiting poll(), or the next one, return at once.

@@ -1,6 +1,7 @@
 //! What engine and user call.
 
 use std::any::Any;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -34,8 +35,7 @@ impl Shared {
 
     /// Lets a waiting `poll` look, if there is something for it.
     pub fn wake_poll(&self, mut table: MutexGuard<'_, Table>) {
-        let news = !table.buffer.is_empty() || table.woken || table.closed;
-        if news && std::mem::take(&mut table.poll_waits) {
+        if table.has_news() && (std::mem::take(&mut table.poll_waits) || table.is_watched) {
             drop(table);
             self.ready.notify();
         }
@@ -172,6 +172,27 @@ impl Fetcher {
         self.shared.wake_poll(table);
     }
 
+    /// Of each partition: (offset that `poll` returns next, high watermark, last stable offset, log start offset); -1 for what is
+    /// not known, and for all of a partition that is not assigned.
+    pub fn places(&self, handles: &[u64]) -> Vec<(i64, i64, i64, i64)> {
+        let table = self.shared.table();
+        let places = handles.iter().map(|handle| {
+            let p = table.partitions.get(handle);
+            p.map_or((-1, -1, -1, -1), |p| {
+                let marks = (p.high_watermark, p.last_stable_offset, p.log_start_offset);
+                (p.consumed_offset, marks.0, marks.1, marks.2)
+            })
+        });
+        places.collect()
+    }
+
+    /// What `poll` has handed out of a partition: (records, bytes of their keys and values).
+    pub fn partition_stats(&self, handle: u64) -> Option<(u64, u64)> {
+        let table = self.shared.table();
+        let p = table.partitions.get(&handle)?;
+        Some((p.records_returned, p.bytes_returned))
+    }
+
     /// Ends a partition with a failure behind what is buffered.
     pub fn fail(&self, handle: u64, failure: Failure) {
         let mut table = self.shared.table();
@@ -230,6 +251,16 @@ impl Fetcher {
     /// What is there, without waiting; up to `max_records`.
     pub fn try_poll(&self, max_records: usize) -> Polled {
         let mut table = self.shared.table();
+        let polled = self.take_from(&mut table, max_records);
+        if table.is_watched && !table.has_news() {
+            // Under the lock: what comes later finds the signal lowered and raises it. One that has added already, and is about
+            // to raise it, raises it for nothing; the next `poll` finds nothing and lowers it again.
+            self.shared.ready.clear();
+        }
+        polled
+    }
+
+    fn take_from(&self, table: &mut Table, max_records: usize) -> Polled {
         if table.closed {
             return Polled::Closed;
         }
@@ -241,9 +272,28 @@ impl Fetcher {
                 table.poll_waits = true;
                 Polled::Nothing
             }
-            Drained::Records(taken) => Polled::Records(taken),
+            Drained::Records(taken) => {
+                let stats = &self.shared.stats;
+                let bytes = taken.iter().map(|taken| taken.bytes).sum();
+                add(
+                    &stats.records_returned,
+                    taken.iter().map(|taken| taken.end - taken.start).sum(),
+                );
+                stats.bytes_returned.fetch_add(bytes, Ordering::Relaxed);
+                Polled::Records(taken)
+            }
             Drained::Failure(context, failure) => Polled::Failure(context, failure),
         }
+    }
+
+    /// A descriptor that is readable while `try_poll` may find something, for an event loop. It is raised whenever something
+    /// comes and lowered by the `try_poll` after which nothing is left, so that no wake-up is lost, level- or edge-triggered
+    /// (with edges: `try_poll` until it finds nothing). It may be readable for nothing, once.
+    pub fn watch(&self) -> BorrowedFd<'_> {
+        let mut table = self.shared.table();
+        table.is_watched = true;
+        self.shared.wake_poll(table);
+        self.shared.ready.as_fd()
     }
 
     /// Waits until `try_poll` may find something.

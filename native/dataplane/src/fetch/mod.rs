@@ -106,11 +106,25 @@ pub struct Stats {
     pub full_waits: AtomicU64,
     /// Calls of `poll`.
     pub polls: AtomicU64,
+    /// Microseconds from a request's sending until its answer was taken up, summed; the broker's waiting is in it.
+    pub fetch_latency_us_total: AtomicU64,
+    /// The longest of them.
+    pub fetch_latency_us_max: AtomicU64,
+    /// Milliseconds for which brokers asked for silence (KIP-219), summed.
+    pub throttle_ms_total: AtomicU64,
+    /// The longest of them.
+    pub throttle_ms_max: AtomicU64,
+    /// Bytes of record batches in the responses, as they came.
+    pub fetch_bytes: AtomicU64,
+    /// Records that `poll` handed out.
+    pub records_returned: AtomicU64,
+    /// Bytes of their keys and values.
+    pub bytes_returned: AtomicU64,
 }
 
 impl Stats {
     /// Each counter with its name.
-    pub fn all(&self) -> [(&'static str, u64); 12] {
+    pub fn all(&self) -> [(&'static str, u64); 19] {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         [
             ("fetches", read(&self.fetches)),
@@ -125,10 +139,23 @@ impl Stats {
             ("crc_failures", read(&self.crc_failures)),
             ("full_waits", read(&self.full_waits)),
             ("polls", read(&self.polls)),
+            ("fetch_latency_us_total", read(&self.fetch_latency_us_total)),
+            ("fetch_latency_us_max", read(&self.fetch_latency_us_max)),
+            ("throttle_ms_total", read(&self.throttle_ms_total)),
+            ("throttle_ms_max", read(&self.throttle_ms_max)),
+            ("fetch_bytes", read(&self.fetch_bytes)),
+            ("records_returned", read(&self.records_returned)),
+            ("bytes_returned", read(&self.bytes_returned)),
         ]
     }
 }
 
 fn add(counter: &AtomicU64, count: usize) {
     counter.fetch_add(count as u64, Ordering::Relaxed);
+}
+
+/// One more measurement of what is kept as a sum and a maximum.
+fn measure(total: &AtomicU64, max: &AtomicU64, value: u64) {
+    total.fetch_add(value, Ordering::Relaxed);
+    max.fetch_max(value, Ordering::Relaxed);
 }

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::add;
 use super::fetcher::Shared;
 use super::request::{self, FetchPlan, Wanted};
 use super::response::{self, PartitionData, TopicKey};
 use super::table::{NONE, Table};
+use super::{add, measure};
 use crate::batch::{self, Scan};
 use crate::buffer::{Entry, Failure, Item};
 use crate::connection::{Rider, Work};
@@ -78,6 +78,8 @@ pub(crate) struct FetchLoop {
     rack: String,
     outstanding: Vec<Wanted>,
     asked_version: i16,
+    /// When the last request was made.
+    asked_at: Instant,
     work: VecDeque<PartitionWork>,
     /// Decoded, of the first partition in `work`, without room yet.
     pending: Option<Entry>,
@@ -105,6 +107,7 @@ impl FetchLoop {
             rack,
             outstanding: Vec::new(),
             asked_version: version,
+            asked_at: Instant::now(),
             work: VecDeque::new(),
             pending: None,
             quiet_until: None,
@@ -152,6 +155,7 @@ impl FetchLoop {
             if let Some(index) = found {
                 expected = index + 1;
                 let scan = batch::scan(&data.records);
+                add(&self.shared.stats.fetch_bytes, data.records.len());
                 answers.push(Answer { index, data, scan });
             }
         })
@@ -396,6 +400,7 @@ impl Rider for FetchLoop {
             &self.rack,
         );
         self.outstanding = plan.wanted;
+        self.asked_at = Instant::now();
         add(&self.shared.stats.fetches, 1);
         Some(bytes)
     }
@@ -404,11 +409,18 @@ impl Rider for FetchLoop {
         let stats = &self.shared.stats;
         add(&stats.responses, 1);
         add(&stats.bytes, frame.len());
+        let latency_us = u64::try_from(self.asked_at.elapsed().as_micros()).unwrap_or(u64::MAX);
+        measure(
+            &stats.fetch_latency_us_total,
+            &stats.fetch_latency_us_max,
+            latency_us,
+        );
         if !self.is_seated(&self.shared.table()) {
             return Ok(());
         }
         let (response, answers) = self.matching(&frame)?;
         if let Ok(ms @ 1..) = u64::try_from(response.throttle_time_ms) {
+            measure(&stats.throttle_ms_total, &stats.throttle_ms_max, ms);
             // The broker mutes the connection for as long (KIP-219); asking earlier would only lengthen its queue.
             self.quiet_until = Instant::now().checked_add(Duration::from_millis(ms));
         }

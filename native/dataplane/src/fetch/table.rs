@@ -47,6 +47,9 @@ pub(crate) struct Partition {
     pub high_watermark: i64,
     pub last_stable_offset: i64,
     pub log_start_offset: i64,
+    /// What `poll` has handed out of it: records, and bytes of their keys and values.
+    pub records_returned: u64,
+    pub bytes_returned: u64,
 }
 
 impl Partition {
@@ -103,6 +106,8 @@ pub struct Taken {
     pub end: usize,
     /// The partition's position after them.
     pub next_offset: i64,
+    /// Bytes of their keys and values.
+    pub bytes: u64,
 }
 
 /// What is next in line.
@@ -119,6 +124,8 @@ pub(crate) struct Table {
     waiting_for_room: Vec<Arc<Signal>>,
     /// `poll` is waiting, or about to; whoever adds to the buffer raises the fetcher's signal then.
     pub poll_waits: bool,
+    /// Somebody watches the fetcher's descriptor, and is told of all that comes, waiting `poll` or not.
+    pub is_watched: bool,
     pub woken: bool,
     pub closed: bool,
     next_number: u64,
@@ -132,10 +139,16 @@ impl Table {
             buffer: Buffer::new(budget_bytes),
             waiting_for_room: Vec::new(),
             poll_waits: false,
+            is_watched: false,
             woken: false,
             closed: false,
             next_number: 1,
         }
+    }
+
+    /// Whether `poll` would return at once, or raise.
+    pub fn has_news(&self) -> bool {
+        !self.buffer.is_empty() || self.woken || self.closed
     }
 
     /// Handles, epochs and riders are numbered from one counter: none is ever used twice.
@@ -174,6 +187,8 @@ impl Table {
             high_watermark: UNKNOWN,
             last_stable_offset: UNKNOWN,
             log_start_offset: UNKNOWN,
+            records_returned: 0,
+            bytes_returned: 0,
         };
         self.partitions.insert(handle, partition);
         handle
@@ -507,6 +522,9 @@ fn take(
     };
     partition.consumed(next_offset);
     partition.consumed_epoch = chunk.leader_epoch(last);
+    let bytes = chunk.payload_bytes(start, end);
+    partition.records_returned += (end - start) as u64;
+    partition.bytes_returned += bytes;
     Taken {
         handle,
         context: Arc::clone(&partition.context),
@@ -514,5 +532,6 @@ fn take(
         start,
         end,
         next_offset,
+        bytes,
     }
 }
