@@ -205,9 +205,11 @@ class Host:
         self._queue: deque[g.Event] = deque()
         self._feeding = False
         self._armed_ms: int | None = None
+        self._beats: g.KeepHeartbeating | None = None
         world.hosts.append(self)
         self.feed(g.Subscribe(topics))
         self._poll_later()
+        self._watch_polls()
 
     # ------------------------------------------------------------ the driver
 
@@ -237,18 +239,25 @@ class Host:
         if self._armed_ms != due_ms or not self.alive:
             return
         self._armed_ms = None
-        if not self._expired and self.world.clock.now_ms - self._polled_at_ms > MAX_POLL_MS:
+        self.feed(g.Tick())
+
+    def _watch_polls(self) -> None:
+        idle_ms = self.world.clock.now_ms - self._polled_at_ms
+        if idle_ms > MAX_POLL_MS and not self._expired:
             self._expired = True
             self.feed(g.PollExpired())
-        else:
-            self.feed(g.Tick())
+        if self.alive:
+            self.world.clock.after(MAX_POLL_MS + 1 - min(idle_ms, MAX_POLL_MS), self._watch_polls)
+
+    def _connect(self) -> Connection:
+        if self._connection.broken and self.world.clock.now_ms >= self.isolated_until_ms:
+            self._connection = Connection(self.world)
+        return self._connection
 
     def _send(
         self, kind: g.RequestKind, make: Callable[[Any], b.Event], read: Callable[[Any], g.Event], timeout_ms: int = REQUEST_MS
     ) -> None:  # fmt: skip
-        if self._connection.broken and self.world.clock.now_ms >= self.isolated_until_ms:
-            self._connection = Connection(self.world)
-        self._connection.send(
+        self._connect().send(
             Request(
                 make, lambda reply: self.feed(read(reply)), lambda why: self.feed(g.RequestFailed(kind, why))
             ),
@@ -296,15 +305,34 @@ class Host:
 
         self._send(g.RequestKind.SYNC, make, read, MAX_POLL_MS + 5_000)
 
-    def _do_SendHeartbeat(self, effect: g.SendHeartbeat) -> None:
+    def _do_KeepHeartbeating(self, effect: g.KeepHeartbeating) -> None:
+        self._beats = effect
+        self.world.clock.after(0 if effect.at_once else effect.interval_ms, lambda: self._beat(effect))
+
+    def _do_StopHeartbeats(self, effect: g.StopHeartbeats) -> None:
+        self._beats = None
+
+    def _beat(self, effect: g.KeepHeartbeating) -> None:
+        """As the connection does: every interval, one at a time; a plain yes is nobody's news."""
+        if self._beats is not effect or not self.alive:
+            return
+
         def make(token: Any) -> b.Event:
             return b.Heartbeat(token, GROUP, effect.generation_id, effect.member_id, effect.group_instance_id)
 
-        def read(reply: Any) -> g.Event:
+        def answered(reply: Any) -> None:
+            if self._beats is not effect:
+                return
+            self.world.clock.after(effect.interval_ms, lambda: self._beat(effect))
             code = reply if isinstance(reply, int) else int(reply.code)
-            return g.HeartbeatAnswered(code, effect.generation_id)
+            if code:
+                self.feed(g.HeartbeatAnswered(code, effect.generation_id))
 
-        self._send(g.RequestKind.HEARTBEAT, make, read)
+        def failed(why: str) -> None:
+            if self._beats is effect:
+                self.feed(g.RequestFailed(g.RequestKind.HEARTBEAT, why))
+
+        self._connect().send(Request(make, answered, failed), REQUEST_MS)
 
     def _do_SendLeave(self, effect: g.SendLeave) -> None:
         def make(token: Any) -> b.Event:
@@ -409,9 +437,7 @@ class Host:
 
             return b.CommitOffsets(judged, GROUP, generation, member_id, self.instance, offsets)
 
-        if self._connection.broken and self.world.clock.now_ms >= self.isolated_until_ms:
-            self._connection = Connection(self.world)
-        self._connection.send(Request(make, lambda reply: None, lambda why: None), REQUEST_MS)
+        self._connect().send(Request(make, lambda reply: None, lambda why: None), REQUEST_MS)
 
     def die(self) -> None:
         """kill -9: nothing is told to anybody."""

@@ -70,6 +70,18 @@ class ClusterSnapshot:
             if t in self.topics and self.topics[t].partitions
         }
 
+    def partition_racks(self, topics: Iterable[str]) -> dict[TopicPartition, frozenset[str]]:
+        """The racks of each partition's replicas; empty where no broker says its rack (KIP-881)."""
+        racks = {node.id: node.rack for node in self.brokers.values() if node.rack}
+        if not racks:
+            return {}
+        return {
+            TopicPartition(topic, number): frozenset(racks[r] for r in state.replicas if r in racks)
+            for topic in topics
+            if topic in self.topics
+            for number, state in self.topics[topic].partitions.items()
+        }
+
     def partition_infos(self, topic: str) -> list[PartitionInfo]:
         known = self.topics.get(topic)
         if known is None:

@@ -332,7 +332,7 @@ class ConsumerCore:
             )
         self.group.feed(Subscribe(tuple(sorted(self.subscription.topics))))
 
-    def since_last_poll_ms(self) -> int:
+    def idle_ms(self) -> int:
         return self.fetcher.last_poll_ms()
 
     def stop_fetching(self, partitions: Sequence[TopicPartition]) -> None:

@@ -32,7 +32,7 @@ class GroupHost(Protocol):
     def take_assignment(self, partitions: Sequence[TopicPartition]) -> None: ...
     def hand_assignment(self, partitions: Sequence[TopicPartition], done: Callable[[], None]) -> None: ...
     def raise_in_poll(self, error: BaseException) -> None: ...
-    def since_last_poll_ms(self) -> int: ...
+    def idle_ms(self) -> int: ...
     def attend(self) -> None: ...
 
 
@@ -55,6 +55,8 @@ class GroupDriver:
         self._queue: deque[g.Event] = deque()
         self._feeding = False
         self._timer: asyncio.TimerHandle | None = None
+        self._poll_watch: asyncio.TimerHandle | None = None
+        self._beats: g.KeepHeartbeating | None = None
         self._commit_before_revoke = False
         self._poll_expired = False
         self._found_before = False
@@ -78,6 +80,8 @@ class GroupDriver:
     def poll_progress(self) -> None:
         """The user's thread has entered poll()."""
         self._poll_expired = False
+        if self._poll_watch is None:
+            self._watch_polls()
         self.feed(g.PollProgress())
 
     def metadata_changed(self) -> None:
@@ -94,11 +98,11 @@ class GroupDriver:
                 self._counts = now
                 self.feed(g.TopicsChanged())
 
-    async def leave(self) -> None:
-        """Leave the group; returns when the coordinator was told, or cannot be."""
+    async def leave(self, leave_group: bool | None = None) -> None:
+        """Leave the group; returns when the coordinator was told, or cannot be. `leave_group` as in messages.Leave."""
         if self._left is None:
             self._left = self._client.engine.loop.create_future()
-            self.feed(g.Leave())
+            self.feed(g.Leave(leave_group))
         await asyncio.shield(self._left)
 
     # ------------------------------------------------------------ effects
@@ -171,18 +175,32 @@ class GroupDriver:
 
         self._exchange(g.RequestKind.SYNC, sync())
 
-    def _do_SendHeartbeat(self, effect: g.SendHeartbeat) -> None:
-        async def heartbeat() -> g.Event:
-            response = await self._coordinator.request(
-                Api.HEARTBEAT,
-                group_id=self._coordinator.group_id,
-                generation_id=effect.generation_id,
-                member_id=effect.member_id,
-                group_instance_id=effect.group_instance_id,
-            )
-            return g.HeartbeatAnswered(int(response.error_code), effect.generation_id)
+    def _do_KeepHeartbeating(self, effect: g.KeepHeartbeating) -> None:
+        self._beats = effect
+        self._client.engine.spawn(self._beat(effect), "group: heartbeats")
 
-        self._exchange(g.RequestKind.HEARTBEAT, heartbeat())
+    def _do_StopHeartbeats(self, effect: g.StopHeartbeats) -> None:
+        self._beats = None
+
+    async def _beat(self, effect: g.KeepHeartbeating) -> None:
+        if not effect.at_once:
+            await asyncio.sleep(effect.interval_ms / 1000)
+        while self._beats is effect:
+            try:
+                response = await self._coordinator.request(
+                    Api.HEARTBEAT,
+                    group_id=self._coordinator.group_id,
+                    generation_id=effect.generation_id,
+                    member_id=effect.member_id,
+                    group_instance_id=effect.group_instance_id,
+                )
+            except KafkaError as error:
+                if self._beats is effect:
+                    self.feed(g.RequestFailed(g.RequestKind.HEARTBEAT, str(error)))
+                return
+            if response.error_code and self._beats is effect:
+                self.feed(g.HeartbeatAnswered(int(response.error_code), effect.generation_id))
+            await asyncio.sleep(effect.interval_ms / 1000)
 
     def _do_SendLeave(self, effect: g.SendLeave) -> None:
         async def leave() -> g.Event:
@@ -254,7 +272,7 @@ class GroupDriver:
         counts = self._client.snapshot.partition_counts(topics)
         self._client.add_interest(topics)
         self._counts = {topic: counts.get(topic, 0) for topic in topics}
-        self.feed(g.PartitionCounts(counts))
+        self.feed(g.PartitionCounts(counts, self._client.snapshot.partition_racks(topics)))
 
     def _do_Raise(self, effect: g.Raise) -> None:
         from ..protocol import error_for
@@ -263,6 +281,9 @@ class GroupDriver:
 
     def _do_Left(self, effect: g.Left) -> None:
         self._counts = None
+        if self._poll_watch is not None:
+            self._poll_watch.cancel()
+            self._poll_watch = None
         if self._left is not None and not self._left.done():
             self._left.set_result(None)
 
@@ -279,7 +300,17 @@ class GroupDriver:
 
     def _on_timer(self) -> None:
         self._timer = None
-        if not self._poll_expired and self._host.since_last_poll_ms() > self._max_poll_interval_ms:
+        self.feed(g.Tick())
+
+    def _watch_polls(self) -> None:
+        """Whether the user's thread still shows progress; runs as long as the membership."""
+        idle_ms = self._host.idle_ms()
+        left_ms = self._max_poll_interval_ms - idle_ms
+        self._poll_watch = self._client.engine.loop.call_later(
+            max(left_ms, 0) / 1000 + 0.01 if left_ms >= 0 else self._max_poll_interval_ms / 1000,
+            self._watch_polls,
+        )
+        if left_ms < 0 and not self._poll_expired:
             self._poll_expired = True
             _log.warning(
                 "group %s: no poll() for more than max.poll.interval.ms=%d ms: leaving the group, so that others can go on; "
@@ -289,5 +320,3 @@ class GroupDriver:
             )
             self.feed(g.PollExpired())
             self._host.attend()
-        else:
-            self.feed(g.Tick())

@@ -1,56 +1,23 @@
-"""Membership by the classic protocol, rebalancing eagerly: a pure state machine.
+"""Membership by the classic protocol, eager or cooperative: a pure state machine.
 
 `handle(event, now_ms)` returns what is to be done, `next_deadline_ms()` says when Tick is due. The machine never waits: what takes
 time is an effect, and its outcome an event.
-Source: AbstractCoordinator and ConsumerCoordinator of Apache Kafka's Java client; KIP-62, KIP-345, KIP-394.
+Eager: everything is given back before a join. Cooperative, if all assignors can do it (KIP-429): partitions are kept and read through a
+join, and only those that the new assignment takes away are revoked, after which another join gives them to others.
+Source: AbstractCoordinator and ConsumerCoordinator of Apache Kafka's Java client; KIP-62, KIP-345, KIP-394, KIP-429.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from ..errors import ProtocolError
 from ..protocol import is_retriable
 from ..types import TopicPartition
-from .assignors import Assignor
-from .messages import (
-    AssignmentDone,
-    AssignPartitions,
-    CallAssigned,
-    CallLost,
-    CallRevoked,
-    CommitBeforeRevoke,
-    CoordinatorFound,
-    CoordinatorLost,
-    Effect,
-    Event,
-    FindCoordinator,
-    HeartbeatAnswered,
-    JoinAnswered,
-    Leave,
-    LeaveAnswered,
-    Left,
-    LossDone,
-    NeedPartitionCounts,
-    PartitionCounts,
-    PollExpired,
-    PollProgress,
-    Raise,
-    Rejoin,
-    RequestFailed,
-    RequestKind,
-    RevocationDone,
-    SendHeartbeat,
-    SendJoin,
-    SendLeave,
-    SendSync,
-    StopFetching,
-    Subscribe,
-    SyncAnswered,
-    Tick,
-    TopicsChanged,
-)
+from . import messages as g
+from .assignors import Assignor, RebalanceProtocol, common_protocol
 from .protocol import (
     MemberSubscription,
     decode_assignment,
@@ -65,6 +32,13 @@ _ILLEGAL_GENERATION, _UNKNOWN_MEMBER_ID, _REBALANCE_IN_PROGRESS = 22, 25, 27
 _MEMBER_ID_REQUIRED, _FENCED_INSTANCE_ID = 79, 82
 _INCONSISTENT_GROUP_PROTOCOL = 23
 _LEAVE_TRIES = 3
+_POLLED_FOR = frozenset(State) - {
+    State.UNSUBSCRIBED,
+    State.EXPIRED,
+    State.LEAVING,
+    State.FAILED,
+    State.FENCED,
+}
 
 
 class ClassicMember:
@@ -99,53 +73,52 @@ class ClassicMember:
         self._retry_backoff_ms = retry_backoff_ms
         self._retry_backoff_max_ms = retry_backoff_max_ms
         self._assignors = tuple(assignors)
+        self._cooperative = common_protocol(self._assignors) is RebalanceProtocol.COOPERATIVE
         self._rack_id = rack_id
         self._jitter = jitter
         self._topics: tuple[str, ...] = ()
         self._members: Mapping[str, MemberSubscription] = {}  # of the generation that this member leads
         self._coordinator_known = False
         self._finding = False
-        self._heartbeat_in_flight = False
-        self._next_heartbeat_ms = 0
-        self._session_ends_ms = 0
+        self._beating: tuple[int, str] | None = (
+            None  # the generation and member id that heartbeats are repeated for
+        )
+        self._beat_at_once = False
+        self._target: tuple[TopicPartition, ...] = ()  # what REVOKING leads to
+        self._taking: deque[frozenset[TopicPartition]] = (
+            deque()
+        )  # what callbacks that have not returned take away
         self._retry_at_ms: int | None = None
         self._failures = 0
         self._rejoin_wanted: str | None = None
         self._leave_tries = 0
         self._skip_assignment = False
         self._poll_expired = False  # while a join or sync is in flight: seen to when its answer is here
-        self._cause: type = Tick
-        self._out: list[Effect] = []
+        self._cause: type = g.Tick
+        self._out: list[g.Effect] = []
 
     # ------------------------------------------------------------ the machine's two questions
 
-    def handle(self, event: Event, now_ms: int) -> list[Effect]:
+    def handle(self, event: g.Event, now_ms: int) -> list[g.Effect]:
         """Take an event in and say what is to be done, in order."""
         self._out = []
         self._cause = type(event)
         _HANDLERS[type(event)](self, event, now_ms)
         if self.state is State.STABLE and self._rejoin_wanted is not None:
-            self._cause = Rejoin
+            self._cause = g.Rejoin
             self._begin_rejoin(now_ms)
-        self._cause = Tick
+        self._cause = g.Tick
         self._do_what_is_due(now_ms)
+        self._keep_heartbeats()
         return self._out
 
     def next_deadline_ms(self) -> int | None:
         """When Tick is due, later than the last handle(); None while only an event can change anything."""
-        times = []
-        if self._retry_at_ms is not None:
-            times.append(self._retry_at_ms)
-        if self._heartbeats_flow():
-            if self._coordinator_known and not self._heartbeat_in_flight:
-                times.append(self._next_heartbeat_ms)
-            if self._coordinator_known:
-                times.append(self._session_ends_ms)
-        return min(times, default=None)
+        return self._retry_at_ms
 
     # ------------------------------------------------------------ events
 
-    def _on_subscribe(self, event: Subscribe, now_ms: int) -> None:
+    def _on_subscribe(self, event: g.Subscribe, now_ms: int) -> None:
         changed = tuple(sorted(event.topics)) != self._topics
         self._topics = tuple(sorted(event.topics))
         if self.state is State.UNSUBSCRIBED:
@@ -153,7 +126,7 @@ class ClassicMember:
         elif changed:
             self._rejoin_wanted = "the subscription changed"
 
-    def _on_coordinator_found(self, event: CoordinatorFound, now_ms: int) -> None:
+    def _on_coordinator_found(self, event: g.CoordinatorFound, now_ms: int) -> None:
         self._finding = False
         self._coordinator_known = True
         if self.state is State.FINDING:
@@ -161,10 +134,9 @@ class ClassicMember:
         elif self.state is State.LEAVING:
             self._send_leave("the coordinator moved")
         elif self._heartbeats_flow():
-            self._next_heartbeat_ms = now_ms
-            self._session_ends_ms = now_ms + self._session_timeout_ms
+            self._beat_at_once = True  # the session may be near its end
 
-    def _on_coordinator_lost(self, event: CoordinatorLost, now_ms: int) -> None:
+    def _on_coordinator_lost(self, event: g.CoordinatorLost, now_ms: int) -> None:
         self._finding = False
         self._coordinator_known = False
         if self.state is State.LEAVING:
@@ -174,29 +146,29 @@ class ClassicMember:
         elif self._heartbeats_flow():
             self._retry_at_ms = now_ms + self._backoff_ms()
 
-    def _on_join(self, event: JoinAnswered, now_ms: int) -> None:
+    def _on_join(self, event: g.JoinAnswered, now_ms: int) -> None:
         if self.state is not State.JOINING:
             return
         code = event.error_code
         if code == 0:
-            self._joined(event)
+            self._joined(event, now_ms)
         elif code == _MEMBER_ID_REQUIRED:
             self.member_id = event.member_id
-            if not self._expire_late():
+            if not self._expire_late(now_ms):
                 self._join(now_ms)
         elif code == _UNKNOWN_MEMBER_ID:
             self._forget_membership()
-            self._back_off(now_ms)
+            self._join_anew(now_ms)
         else:
             self._join_failed(code, "joining", now_ms)
 
-    def _joined(self, event: JoinAnswered) -> None:
+    def _joined(self, event: g.JoinAnswered, now_ms: int) -> None:
         self._failures = 0
         self.member_id = event.member_id
         self.generation_id = event.generation_id
         self.protocol_name = event.protocol_name
         self.is_leader = event.leader_id == event.member_id
-        if self._expire_late():
+        if self._expire_late(now_ms):
             return
         if not self.is_leader:
             self._sync(())
@@ -213,12 +185,12 @@ class ClassicMember:
             return
         self._go(State.COUNTING)
         topics = {topic for subscription in self._members.values() for topic in subscription.topics}
-        self._out.append(NeedPartitionCounts(tuple(sorted(topics))))
+        self._out.append(g.NeedPartitionCounts(tuple(sorted(topics))))
 
-    def _on_counts(self, event: PartitionCounts, now_ms: int) -> None:
-        if self.state is not State.COUNTING or self._expire_late():
+    def _on_counts(self, event: g.PartitionCounts, now_ms: int) -> None:
+        if self.state is not State.COUNTING or self._expire_late(now_ms):
             return
-        assignor = next((a for a in self._assignors if a.name == self.protocol_name), None)
+        assignor = self._assignor()
         if assignor is None:
             self._fail(
                 _INCONSISTENT_GROUP_PROTOCOL,
@@ -226,35 +198,40 @@ class ClassicMember:
             )
             return
         members, self._members = self._members, {}
-        assignment = {} if self._skip_assignment else assignor.assign(members, event.counts)
+        assignment = {} if self._skip_assignment else assignor.assign(members, event.counts, event.racks)
         self._sync(
             tuple((member, encode_assignment(partitions)) for member, partitions in assignment.items())
         )
 
+    def _assignor(self) -> Assignor | None:
+        return next((a for a in self._assignors if a.name == self.protocol_name), None)
+
     def _sync(self, assignments: tuple[tuple[str, bytes], ...]) -> None:
         self._go(State.SYNCING)
         self._out.append(
-            SendSync(
+            g.SendSync(
                 self.generation_id, self.member_id, self.group_instance_id, self.protocol_name, assignments
             )
         )
 
-    def _on_sync(self, event: SyncAnswered, now_ms: int) -> None:
+    def _on_sync(self, event: g.SyncAnswered, now_ms: int) -> None:
         if self.state is not State.SYNCING:
             return
         code = event.error_code
         if code == 0:
-            if not self._expire_late():
+            if not self._expire_late(now_ms):
                 self._take(event, now_ms)
-        elif code in (_REBALANCE_IN_PROGRESS, _ILLEGAL_GENERATION, _UNKNOWN_MEMBER_ID):
-            if code != _REBALANCE_IN_PROGRESS:
-                self._forget_membership(keep_id=code == _ILLEGAL_GENERATION)
-            if not self._expire_late():
+        elif code in (_ILLEGAL_GENERATION, _UNKNOWN_MEMBER_ID):
+            self._forget_membership(keep_id=code == _ILLEGAL_GENERATION)
+            if not self._expire_late(now_ms):
+                self._lose(now_ms)
+        elif code == _REBALANCE_IN_PROGRESS:
+            if not self._expire_late(now_ms):
                 self._join(now_ms)
         else:
             self._join_failed(code, "syncing", now_ms)
 
-    def _take(self, event: SyncAnswered, now_ms: int) -> None:
+    def _take(self, event: g.SyncAnswered, now_ms: int) -> None:
         doing = f"taking the assignment of group {self.group_id!r}"
         if event.protocol_name and event.protocol_name != self.protocol_name:
             told = f"it is of the assignor {event.protocol_name!r}, and {self.protocol_name!r} was agreed on"
@@ -271,11 +248,21 @@ class ClassicMember:
             self._rejoin_wanted = "the assignment has topics that this member does not subscribe to"
             self._back_off(now_ms)
             return
-        self.assignment = assignment
+        if (assignor := self._assignor()) is not None:
+            assignor.on_assignment(assignment, self.generation_id)
+        self._target = assignment
+        if revoked := tuple(tp for tp in self.assignment if tp not in set(assignment)):
+            # Others are to have these, but only after this member has let them go: a second rebalance gives them away.
+            self._rejoin_wanted = f"{len(revoked)} partitions were revoked for others"
+            self._revoke(revoked, State.REVOKING)
+        else:
+            self._give()
+
+    def _give(self) -> None:
+        owned, self.assignment, self._target = frozenset(self.assignment), self._target, ()
         self._go(State.ASSIGNING)
-        self._next_heartbeat_ms = now_ms + self._heartbeat_interval_ms
-        self._session_ends_ms = now_ms + self._session_timeout_ms
-        self._out += [AssignPartitions(assignment), CallAssigned(assignment)]
+        added = tuple(tp for tp in self.assignment if tp not in owned)
+        self._out += [g.AssignPartitions(self.assignment), g.CallAssigned(added)]
 
     def _join_failed(self, code: int, doing: str, now_ms: int) -> None:
         if code in (_NOT_AVAILABLE, _NOT_COORDINATOR):
@@ -286,15 +273,13 @@ class ClassicMember:
         else:
             self._fail(code, f"{doing} group {self.group_id!r}")
 
-    def _on_heartbeat(self, event: HeartbeatAnswered, now_ms: int) -> None:
-        self._heartbeat_in_flight = False
+    def _on_heartbeat(self, event: g.HeartbeatAnswered, now_ms: int) -> None:
         if event.generation_id != self.generation_id or not self._heartbeats_flow():
             return
         code = event.error_code
         if code in (0, _REBALANCE_IN_PROGRESS):
             self._failures = 0
-            self._session_ends_ms = now_ms + self._session_timeout_ms
-            if code and self.state in (State.ASSIGNING, State.STABLE):
+            if code and self.state is not State.PREPARING:
                 self._rejoin_wanted = "the group rebalances"
         elif code in (_ILLEGAL_GENERATION, _UNKNOWN_MEMBER_ID):
             self._forget_membership(keep_id=code == _ILLEGAL_GENERATION)
@@ -305,83 +290,91 @@ class ClassicMember:
             self._forget_membership()
             self._fail(code, f"heartbeating in group {self.group_id!r}")
 
-    def _on_request_failed(self, event: RequestFailed, now_ms: int) -> None:
-        if event.kind is RequestKind.HEARTBEAT:
-            self._heartbeat_in_flight = False
+    def _on_request_failed(self, event: g.RequestFailed, now_ms: int) -> None:
+        if event.kind is g.RequestKind.HEARTBEAT:
             if self._heartbeats_flow():
+                # No good answer for a while: this coordinator may be gone. The partitions stay: a new coordinator starts the
+                # session anew, and says so itself if this member is no longer one.
                 self._lose_coordinator(now_ms)
-        elif event.kind is RequestKind.LEAVE:
-            self._on_leave(LeaveAnswered(_NOT_COORDINATOR), now_ms)
-        elif self.state is (State.JOINING if event.kind is RequestKind.JOIN else State.SYNCING):
+        elif event.kind is g.RequestKind.LEAVE:
+            self._on_leave(g.LeaveAnswered(_NOT_COORDINATOR), now_ms)
+        elif self.state is (State.JOINING if event.kind is g.RequestKind.JOIN else State.SYNCING):
             self._coordinator_known = False
             self._back_off(now_ms)
 
-    def _on_revocation_done(self, event: RevocationDone | LossDone, now_ms: int) -> None:
+    def _on_revocation_done(self, event: g.RevocationDone | g.LossDone, now_ms: int) -> None:
+        if not self._taking:
+            return
+        gone = self._taking.popleft()
+        self.assignment = tuple(tp for tp in self.assignment if tp not in gone)
+        if self._taking:
+            return
         if self.state is State.PREPARING:
-            self.assignment = ()
             self._join(now_ms)
-        elif self.state in (State.FAILED, State.FENCED):
-            self.assignment = ()
+        elif self.state is State.REVOKING:
+            self._give()
 
-    def _on_assignment_done(self, event: AssignmentDone, now_ms: int) -> None:
+    def _on_assignment_done(self, event: g.AssignmentDone, now_ms: int) -> None:
         if self.state is State.ASSIGNING:
             self._go(State.STABLE)
 
-    def _on_topics_changed(self, event: TopicsChanged, now_ms: int) -> None:
+    def _on_topics_changed(self, event: g.TopicsChanged, now_ms: int) -> None:
         if self.is_leader and self.state not in (State.UNSUBSCRIBED, State.LEAVING):
             self._rejoin_wanted = "the partitions of a topic changed"
 
-    def _on_rejoin(self, event: Rejoin, now_ms: int) -> None:
+    def _on_rejoin(self, event: g.Rejoin, now_ms: int) -> None:
         if self.state not in (State.UNSUBSCRIBED, State.LEAVING):
             self._rejoin_wanted = event.reason
 
-    def _on_poll_progress(self, event: PollProgress, now_ms: int) -> None:
+    def _on_poll_progress(self, event: g.PollProgress, now_ms: int) -> None:
         self._poll_expired = False
         if self.state is State.FENCED:
-            self._out.append(Raise(_FENCED_INSTANCE_ID, f"polling in group {self.group_id!r}"))
+            self._out.append(g.Raise(_FENCED_INSTANCE_ID, f"polling in group {self.group_id!r}"))
         elif self.state in (State.EXPIRED, State.FAILED) and not self.assignment:
             self._join(now_ms)
 
-    def _on_poll_expired(self, event: PollExpired, now_ms: int) -> None:
+    def _on_poll_expired(self, event: g.PollExpired, now_ms: int) -> None:
         if self.state in (State.JOINING, State.COUNTING, State.SYNCING):
             # The answer is waited for: given up here, it would come when the next join is in flight and be taken for its own.
             self._poll_expired = True
-        elif self.state is State.PREPARING:
-            self._leave_expired()  # the callback that runs in the next poll leads to the join
-        elif self.state in (State.ASSIGNING, State.STABLE) and self.assignment:
-            self._leave_expired()
-            self._lose(now_ms)
-        elif self.state in (State.ASSIGNING, State.STABLE, State.FINDING, State.BACKING_OFF):
-            self._expire()
+        elif self.state in _POLLED_FOR:
+            self._expire(now_ms)
 
-    def _expire_late(self) -> bool:
+    def _expire_late(self, now_ms: int) -> bool:
         """Whether the user had stopped polling while an answer was waited for, and the group is left now for that."""
-        if self._poll_expired:
-            self._poll_expired = False
-            self._expire()
-        return self.state is State.EXPIRED
+        if not self._poll_expired:
+            return False
+        self._poll_expired = False
+        self._expire(now_ms)
+        return True
 
-    def _expire(self) -> None:
+    def _expire(self, now_ms: int) -> None:
+        """Leave; the next poll joins again, after it has heard of what is lost."""
         self._leave_expired()
         self._retry_at_ms = None
         self._members = {}
-        self._go(State.EXPIRED)
+        if self.assignment:
+            self._lose(now_ms)
+        else:
+            self._go(State.EXPIRED)
 
     def _leave_expired(self) -> None:
         """Tell the coordinator once, without waiting for its answer; a static member keeps its place (KIP-345)."""
         if self.member_id and self.group_instance_id is None and self._coordinator_known:
-            self._out.append(SendLeave(self.member_id, None, "max.poll.interval.ms passed without a poll"))
+            self._out.append(g.SendLeave(self.member_id, None, "max.poll.interval.ms passed without a poll"))
         self._forget_membership()
 
-    def _on_leave_asked(self, event: Leave, now_ms: int) -> None:
+    def _on_leave_asked(self, event: g.Leave, now_ms: int) -> None:
         if self.state is State.LEAVING:
             return
         self.assignment = ()
+        self._taking.clear()
         self._poll_expired = False
         self._rejoin_wanted = None
         self._retry_at_ms = None
-        if self.state is State.UNSUBSCRIBED or not self.member_id or self.group_instance_id is not None:
-            self._end()  # a static member keeps its place for session.timeout.ms (KIP-345)
+        leaves = self.group_instance_id is None if event.leave_group is None else event.leave_group
+        if self.state is State.UNSUBSCRIBED or not self.member_id or not leaves:
+            self._end()
         else:
             self._leave_tries = _LEAVE_TRIES
             self._go(State.LEAVING)
@@ -392,9 +385,9 @@ class ClassicMember:
 
     def _send_leave(self, reason: str) -> None:
         self._leave_tries -= 1
-        self._out.append(SendLeave(self.member_id, self.group_instance_id, reason))
+        self._out.append(g.SendLeave(self.member_id, self.group_instance_id, reason))
 
-    def _on_leave(self, event: LeaveAnswered, now_ms: int) -> None:
+    def _on_leave(self, event: g.LeaveAnswered, now_ms: int) -> None:
         if self.state is not State.LEAVING:
             return
         if (
@@ -406,7 +399,7 @@ class ClassicMember:
         else:
             self._end()
 
-    def _on_tick(self, event: Tick, now_ms: int) -> None:
+    def _on_tick(self, event: g.Tick, now_ms: int) -> None:
         """What is due is seen to after every event."""
 
     def _do_what_is_due(self, now_ms: int) -> None:
@@ -416,11 +409,6 @@ class ClassicMember:
                 self._join(now_ms)
             elif self._heartbeats_flow() and not self._coordinator_known:
                 self._find()
-        if self._heartbeats_flow() and self._coordinator_known and now_ms >= self._session_ends_ms:
-            # No good answer for a whole session: this coordinator may be gone. The partitions stay: a new coordinator starts
-            # the session anew, and says so itself if this member is no longer one.
-            self._lose_coordinator(now_ms)
-        self._keep_alive(now_ms)
 
     # ------------------------------------------------------------ steps
 
@@ -441,7 +429,7 @@ class ClassicMember:
         reason = self._rejoin_wanted or "the member joins"
         self._rejoin_wanted = None
         self._out.append(
-            SendJoin(
+            g.SendJoin(
                 self._session_timeout_ms,
                 self._rebalance_timeout_ms,
                 self.member_id,
@@ -452,10 +440,11 @@ class ClassicMember:
         )
 
     def _metadata(self, assignor: Assignor) -> bytes:
-        """Eager rebalancing owns nothing while it joins; the generation tells sticky assignors how old a claim is (KIP-792)."""
+        """What is owned while joining is said only cooperatively; the generation tells sticky assignors how old a claim is (KIP-792)."""
         return encode_subscription(
             MemberSubscription(
                 self._topics,
+                owned_partitions=self.assignment if self._cooperative else (),
                 user_data=assignor.user_data(self._topics),
                 generation_id=self.generation_id,
                 rack_id=self._rack_id,
@@ -463,31 +452,52 @@ class ClassicMember:
         )
 
     def _begin_rejoin(self, now_ms: int) -> None:
-        if not self.assignment:
+        going = self.assignment
+        if self._cooperative:
+            going = tuple(tp for tp in going if tp.topic not in self._topics)
+        if going:
+            self._revoke(going, State.PREPARING)
+        else:
             self._join(now_ms)
-            return
-        self._go(State.PREPARING)
-        partitions = self.assignment
-        self._out += [StopFetching(partitions), CommitBeforeRevoke(partitions), CallRevoked(partitions)]
+
+    def _revoke(self, partitions: tuple[TopicPartition, ...], state: State) -> None:
+        self._go(state)
+        self._taking.append(frozenset(partitions))
+        self._out += [g.StopFetching(partitions), g.CommitBeforeRevoke(partitions), g.CallRevoked(partitions)]
 
     def _lose(self, now_ms: int) -> None:
-        """The membership is gone, and with it the partitions; the user hears of it in the next poll, then this member joins."""
-        if self.state is State.PREPARING:
-            return  # the user hears of a revocation already, whose commit the coordinator will refuse
-        if not self.assignment:
+        """The membership is gone, and with it the partitions; the user hears of it in the next poll, then this member joins.
+
+        Of what is being revoked the user hears already; the coordinator will refuse a commit of it."""
+        self._tell_loss()
+        self._target = ()
+        if not self._taking:
             self._join(now_ms)
-            return
-        self._go(State.PREPARING)
-        self._out += [StopFetching(self.assignment), CallLost(self.assignment)]
+        elif self.state is not State.PREPARING:
+            self._go(State.PREPARING)
+
+    def _tell_loss(self) -> None:
+        taken = frozenset().union(*self._taking)
+        if rest := tuple(tp for tp in self.assignment if tp not in taken):
+            self._taking.append(frozenset(rest))
+            self._out += [g.StopFetching(rest), g.CallLost(rest)]
+
+    def _join_anew(self, now_ms: int) -> None:
+        """The coordinator does not know this member: after a backoff, unless a callback comes between."""
+        if self.assignment:
+            if not self._expire_late(now_ms):
+                self._lose(now_ms)
+        else:
+            self._back_off(now_ms)
 
     def _fail(self, code: int, message: str) -> None:
-        if self.assignment and self.state is not State.PREPARING:
-            self._out += [StopFetching(self.assignment), CallLost(self.assignment)]
+        self._tell_loss()
+        self._target = ()
         self._retry_at_ms = None
         self._poll_expired = False
         self._members = {}
         self._go(State.FENCED if code == _FENCED_INSTANCE_ID else State.FAILED)
-        self._out.append(Raise(code, message))
+        self._out.append(g.Raise(code, message))
 
     def _forget_membership(self, *, keep_id: bool = False) -> None:
         if not keep_id:
@@ -503,10 +513,10 @@ class ClassicMember:
     def _find(self) -> None:
         if not self._finding:
             self._finding = True
-            self._out.append(FindCoordinator())
+            self._out.append(g.FindCoordinator())
 
     def _back_off(self, now_ms: int) -> None:
-        if self._expire_late():
+        if self._expire_late(now_ms):
             return
         self._go(State.BACKING_OFF)
         self._retry_at_ms = now_ms + self._backoff_ms()
@@ -519,43 +529,50 @@ class ClassicMember:
     def _end(self) -> None:
         self._forget_membership()
         self._topics = ()
+        self._target = ()
         if self.state is not State.UNSUBSCRIBED:
             self._go(State.UNSUBSCRIBED)
-        self._out.append(Left())
+        self._out.append(g.Left())
 
     def _heartbeats_flow(self) -> bool:
         return self.state in HEARTBEATING and self.generation_id >= 0
 
-    def _keep_alive(self, now_ms: int) -> None:
-        """One heartbeat in flight at a time, every interval."""
-        if (
-            self._heartbeats_flow()
-            and self._coordinator_known
-            and not self._heartbeat_in_flight
-            and now_ms >= self._next_heartbeat_ms
-        ):
-            self._heartbeat_in_flight = True
-            self._next_heartbeat_ms = now_ms + self._heartbeat_interval_ms
-            self._out.append(SendHeartbeat(self.generation_id, self.member_id, self.group_instance_id))
+    def _keep_heartbeats(self) -> None:
+        """Heartbeats are repeated by the connection; this says for whom, and when to stop.
+
+        They stop before a join is sent: the coordinator answers in order, so one sent behind the join would wait with it.
+        """
+        flow = self._heartbeats_flow() and self._coordinator_known
+        wanted = (self.generation_id, self.member_id) if flow else None
+        at_once, self._beat_at_once = self._beat_at_once, False
+        if wanted == self._beating:
+            return
+        self._beating = wanted
+        if wanted is None:
+            self._out.insert(0, g.StopHeartbeats())
+        else:
+            self._out.append(
+                g.KeepHeartbeating(*wanted, self.group_instance_id, self._heartbeat_interval_ms, at_once)
+            )
 
 
 _HANDLERS: Final[Mapping[type, Callable[..., None]]] = {
-    Subscribe: ClassicMember._on_subscribe,
-    CoordinatorFound: ClassicMember._on_coordinator_found,
-    CoordinatorLost: ClassicMember._on_coordinator_lost,
-    JoinAnswered: ClassicMember._on_join,
-    SyncAnswered: ClassicMember._on_sync,
-    HeartbeatAnswered: ClassicMember._on_heartbeat,
-    LeaveAnswered: ClassicMember._on_leave,
-    RequestFailed: ClassicMember._on_request_failed,
-    RevocationDone: ClassicMember._on_revocation_done,
-    LossDone: ClassicMember._on_revocation_done,
-    AssignmentDone: ClassicMember._on_assignment_done,
-    PartitionCounts: ClassicMember._on_counts,
-    TopicsChanged: ClassicMember._on_topics_changed,
-    PollProgress: ClassicMember._on_poll_progress,
-    PollExpired: ClassicMember._on_poll_expired,
-    Rejoin: ClassicMember._on_rejoin,
-    Leave: ClassicMember._on_leave_asked,
-    Tick: ClassicMember._on_tick,
+    g.Subscribe: ClassicMember._on_subscribe,
+    g.CoordinatorFound: ClassicMember._on_coordinator_found,
+    g.CoordinatorLost: ClassicMember._on_coordinator_lost,
+    g.JoinAnswered: ClassicMember._on_join,
+    g.SyncAnswered: ClassicMember._on_sync,
+    g.HeartbeatAnswered: ClassicMember._on_heartbeat,
+    g.LeaveAnswered: ClassicMember._on_leave,
+    g.RequestFailed: ClassicMember._on_request_failed,
+    g.RevocationDone: ClassicMember._on_revocation_done,
+    g.LossDone: ClassicMember._on_revocation_done,
+    g.AssignmentDone: ClassicMember._on_assignment_done,
+    g.PartitionCounts: ClassicMember._on_counts,
+    g.TopicsChanged: ClassicMember._on_topics_changed,
+    g.PollProgress: ClassicMember._on_poll_progress,
+    g.PollExpired: ClassicMember._on_poll_expired,
+    g.Rejoin: ClassicMember._on_rejoin,
+    g.Leave: ClassicMember._on_leave_asked,
+    g.Tick: ClassicMember._on_tick,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TypeAlias
 
@@ -70,7 +70,7 @@ class SyncAnswered:
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatAnswered:
-    """`generation_id` is that of the heartbeat, so that an answer from before a rebalance can be told."""
+    """Not a plain yes. `generation_id` is that of the heartbeat, so that an answer from before a rebalance can be told."""
 
     error_code: int
     generation_id: int
@@ -106,9 +106,10 @@ class AssignmentDone:
 
 @dataclass(frozen=True, slots=True)
 class PartitionCounts:
-    """The answer to NeedPartitionCounts; topics that do not exist are left out."""
+    """The answer to NeedPartitionCounts; topics that do not exist are left out. `racks` has those of the replicas, where known."""
 
     counts: Mapping[str, int]
+    racks: Mapping[TopicPartition, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,10 @@ class Rejoin:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """The consumer closes or unsubscribes; its listener has been called already."""
+    """The consumer closes or unsubscribes; its listener has been called already. `leave_group` None: a dynamic member tells the
+    coordinator, a static one keeps its place for session.timeout.ms (KIP-345); True, False: whether to, whatever it is (KIP-1092)."""
+
+    leave_group: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,10 +197,15 @@ class SendSync:
 
 
 @dataclass(frozen=True, slots=True)
-class SendHeartbeat:
+class KeepHeartbeating:
+    """Have the connection repeat this heartbeat every interval without further ado, in place of the one before; the first an interval
+    from now, or at once. An answer that is not a plain yes comes as HeartbeatAnswered, no answer as RequestFailed."""
+
     generation_id: int
     member_id: str
     group_instance_id: str | None
+    interval_ms: int
+    at_once: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +236,7 @@ class CommitBeforeRevoke:
 
 @dataclass(frozen=True, slots=True)
 class CallRevoked:
-    """Run on_partitions_revoked in the user's thread, then RevocationDone."""
+    """Run on_partitions_revoked in the user's thread, then RevocationDone: from there on these are no longer read."""
 
     partitions: Partitions
 
@@ -241,14 +250,14 @@ class CallLost:
 
 @dataclass(frozen=True, slots=True)
 class AssignPartitions:
-    """These are read from now on."""
+    """These, and no others, are read from now on; what was read before goes on where it is."""
 
     partitions: Partitions
 
 
 @dataclass(frozen=True, slots=True)
 class CallAssigned:
-    """Run on_partitions_assigned in the user's thread, then AssignmentDone."""
+    """Run on_partitions_assigned in the user's thread with what was added, then AssignmentDone."""
 
     partitions: Partitions
 
@@ -277,7 +286,8 @@ Effect: TypeAlias = (
     FindCoordinator
     | SendJoin
     | SendSync
-    | SendHeartbeat
+    | KeepHeartbeating
+    | StopHeartbeats
     | SendLeave
     | StopFetching
     | CommitBeforeRevoke

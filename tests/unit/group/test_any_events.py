@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.group import messages as g
-from penstock.group.assignors import assignors_for
+from penstock.group.assignors import RangeAssignor, RebalanceProtocol, assignors_for
 from penstock.group.classic import ClassicMember
 from penstock.group.protocol import MemberSubscription, encode_assignment, encode_subscription
 from penstock.group.states import HEARTBEATING, TRANSITIONS, State
@@ -62,18 +62,20 @@ Steps = list[tuple[g.Event | None, int]]
 def expected(machine: ClassicMember, generation: int) -> g.Event:
     """What would come next if all went well."""
     mine = encode_assignment([TopicPartition("t", p) for p in range(generation % 3)])
+    protocol = machine._assignors[0].name
     me = g.JoinedMember("me", machine.group_instance_id, encode_subscription(MemberSubscription(("t",))))
     leader = "me" if generation % 2 else "a"
     return {
         State.UNSUBSCRIBED: g.Subscribe(("t",)),
         State.FINDING: g.CoordinatorFound(),
         State.BACKING_OFF: g.Tick(),
-        State.JOINING: g.JoinAnswered(0, generation, "range", leader, "me", (me,) if leader == "me" else ()),
+        State.JOINING: g.JoinAnswered(0, generation, protocol, leader, "me", (me,) if leader == "me" else ()),
         State.COUNTING: g.PartitionCounts({"t": 2}),
-        State.SYNCING: g.SyncAnswered(0, "range", mine),
+        State.SYNCING: g.SyncAnswered(0, protocol, mine),
         State.ASSIGNING: g.AssignmentDone(),
         State.STABLE: g.HeartbeatAnswered(27, machine.generation_id),
         State.PREPARING: g.RevocationDone(),
+        State.REVOKING: g.RevocationDone(),
         State.EXPIRED: g.PollProgress(),
         State.FAILED: g.PollProgress(),
         State.FENCED: g.Leave(),
@@ -81,39 +83,63 @@ def expected(machine: ClassicMember, generation: int) -> g.Event:
     }[machine.state]
 
 
+class Cooperative(RangeAssignor):
+    """What it assigns is for the tests to say."""
+
+    name = "cooperative"
+    rebalance_protocols = (RebalanceProtocol.COOPERATIVE,)
+
+
 class Listener:
-    """What the user sees: partitions given, and taken by exactly one of revoked and lost."""
+    """What the user sees: partitions given, and each taken by exactly one of revoked and lost."""
 
-    def __init__(self) -> None:
-        self.owned: tuple[TopicPartition, ...] = ()
-        self.taken: tuple[TopicPartition, ...] | None = None  # a callback took these, Done has not come yet
-        self.stopped = False
+    def __init__(self, cooperative: bool) -> None:
+        self.cooperative = cooperative
+        self.owned: set[TopicPartition] = set()
+        self.taken: list[tuple[TopicPartition, ...]] = []  # a callback took these, Done has not come yet
+        self.awaited: list[g.Event] = []  # the Done of each, in order
+        self.stopped: set[TopicPartition] = set()
+        self.given: set[TopicPartition] = (
+            set()
+        )  # by the last AssignPartitions, for the CallAssigned behind it
 
-    def hear(self, effect: g.Effect, machine: ClassicMember) -> None:
+    def hear(self, effect: g.Effect) -> None:
         if isinstance(effect, g.AssignPartitions):
-            assert self.owned == ()
-            self.owned, self.stopped = effect.partitions, False
+            self.given = set(effect.partitions) - self.owned
+            assert self.owned <= set(effect.partitions), "what goes is revoked first"
+            assert self.cooperative or self.given == set(effect.partitions)
+            self.owned = set(effect.partitions)
         elif isinstance(effect, g.CallAssigned):
-            assert effect.partitions == self.owned
+            assert set(effect.partitions) == self.given
         elif isinstance(effect, g.StopFetching):
-            assert effect.partitions == self.owned != ()
-            self.stopped = True
+            assert set(effect.partitions) <= self.owned
+            assert effect.partitions
+            self.stopped |= set(effect.partitions)
         elif isinstance(effect, g.CallRevoked | g.CallLost):
-            assert self.taken is None, "a second callback for the same partitions"
-            assert self.stopped
-            assert effect.partitions == self.owned
-            self.taken = effect.partitions
+            assert set(effect.partitions) <= self.stopped
+            assert not any(set(effect.partitions) & set(others) for others in self.taken), "told twice"
+            if isinstance(effect, g.CallRevoked):
+                assert not self.taken
+                assert self.cooperative or set(effect.partitions) == self.owned
+            else:
+                assert set().union(*self.taken, effect.partitions) == self.owned, "all is lost"
+            self.taken.append(effect.partitions)
+            self.awaited.append(g.RevocationDone() if isinstance(effect, g.CallRevoked) else g.LossDone())
         elif isinstance(effect, g.SendJoin):
-            assert self.owned == (), "eager members own nothing while they join"
+            assert not self.taken
+            assert self.cooperative or not self.owned, "eager members own nothing while they join"
 
     def done(self, event: g.Event) -> None:
-        if isinstance(
-            event, g.RevocationDone | g.LossDone | g.Leave
-        ):  # Leave: the host has told the listener itself
-            self.owned, self.taken = (), None
+        if isinstance(event, g.RevocationDone | g.LossDone):
+            gone = set(self.taken.pop(0))
+            self.awaited.pop(0)
+            self.owned -= gone
+            self.stopped -= gone
+        elif isinstance(event, g.Leave):  # the host has told the listener itself
+            self.owned, self.stopped, self.taken, self.awaited = set(), set(), [], []
 
 
-def new_machine(instance: str | None) -> ClassicMember:
+def new_machine(instance: str | None, cooperative: bool = False) -> ClassicMember:
     return ClassicMember(
         group_id="group",
         group_instance_id=instance,
@@ -122,24 +148,26 @@ def new_machine(instance: str | None) -> ClassicMember:
         heartbeat_interval_ms=3_000,
         retry_backoff_ms=100,
         retry_backoff_max_ms=1_000,
-        assignors=assignors_for(["range", "roundrobin"]),
+        assignors=assignors_for([Cooperative] if cooperative else ["range", "roundrobin"]),
     )
 
 
 class Checked:
     """A machine whose every step is checked."""
 
-    def __init__(self, instance: str | None) -> None:
-        self.machine, self.listener = new_machine(instance), Listener()
-        self.now_ms, self.heartbeats, self.finding, self.generation = 1_000, 0, 0, 0
+    def __init__(self, instance: str | None, cooperative: bool) -> None:
+        self.machine, self.listener = new_machine(instance, cooperative), Listener(cooperative)
+        self.now_ms, self.beating, self.finding, self.generation = 1_000, -1, 0, 0
 
     def step(self, given_event: g.Event | None, passed_ms: int) -> None:
         self.now_ms += passed_ms
         event = expected(self.machine, self.generation) if given_event is None else given_event
         if isinstance(event, g.HeartbeatAnswered) and event.generation_id == 1:
             event = g.HeartbeatAnswered(event.error_code, self.machine.generation_id)
-        if isinstance(event, g.RevocationDone | g.LossDone) and self.listener.taken is None:
-            return  # nobody was asked
+        if isinstance(event, g.RevocationDone | g.LossDone):
+            if not self.listener.awaited:
+                return  # nobody was asked
+            event = self.listener.awaited[0]
         if isinstance(event, g.AssignmentDone) and self.machine.state is not State.ASSIGNING:
             return
         self._checked(event)
@@ -149,29 +177,30 @@ class Checked:
         before, generation_before = machine.state, machine.generation_id
         self.generation += before is State.JOINING
         self.listener.done(event)
-        if isinstance(event, g.HeartbeatAnswered) or event == g.RequestFailed(
-            g.RequestKind.HEARTBEAT, "lost"
-        ):
-            self.heartbeats = 0
         if isinstance(event, g.CoordinatorFound | g.CoordinatorLost):
             self.finding = 0
         effects = machine.handle(event, now_ms)
         for effect in effects:
-            self.listener.hear(effect, machine)
-            if isinstance(effect, g.SendHeartbeat):
-                self.heartbeats += 1
-                assert machine.state in HEARTBEATING
-                assert effect.generation_id == machine.generation_id >= 0
+            self.listener.hear(effect)
+            if isinstance(effect, g.KeepHeartbeating):
+                self.beating = effect.generation_id
+            elif isinstance(effect, g.StopHeartbeats):
+                assert effect is effects[0], "before a join is sent"
+                self.beating = -1
             self.finding += isinstance(effect, g.FindCoordinator)
         kinds = [type(effect) for effect in effects]
-        assert self.heartbeats <= 1, "one heartbeat in flight"
+        if self.beating >= 0:
+            assert machine.state in HEARTBEATING
+            assert self.beating == machine.generation_id
+        elif machine.state in (State.ASSIGNING, State.STABLE):
+            assert not machine._coordinator_known
         assert self.finding <= 1, "one search at a time"
         assert kinds.count(g.SendJoin) + kinds.count(g.SendSync) <= 1
         due_ms = machine.next_deadline_ms()
         assert due_ms is None or due_ms > now_ms
         if machine.state in (State.STABLE, State.ASSIGNING):
             assert machine.generation_id >= 0
-            assert machine.assignment == self.listener.owned
+            assert set(machine.assignment) == self.listener.owned
         if machine.generation_id not in (generation_before, -1):
             assert isinstance(event, g.JoinAnswered)
             assert before is State.JOINING
@@ -179,9 +208,9 @@ class Checked:
 
 
 @settings(max_examples=500)
-@given(st.sampled_from([None, "instance"]), STEPS)
-def test_any_sequence(instance: str | None, steps: Steps) -> None:
-    checked = Checked(instance)
+@given(st.sampled_from([None, "instance"]), st.booleans(), STEPS)
+def test_any_sequence(instance: str | None, cooperative: bool, steps: Steps) -> None:
+    checked = Checked(instance, cooperative)
     for event, passed_ms in steps:
         checked.step(event, passed_ms)
 
@@ -230,17 +259,29 @@ def random_event(rng: random.Random) -> g.Event:
 
 # what may go wrong in a state, where it takes more than one mishap to go every way
 MISHAPS: dict[State, list[g.Event]] = {
+    State.FINDING: [g.PollExpired(), g.CoordinatorLost("lost")],
+    State.BACKING_OFF: [g.PollExpired()],
+    State.COUNTING: [g.PollExpired()],
+    State.REVOKING: [
+        g.Leave(),
+        g.PollExpired(),
+        g.HeartbeatAnswered(25, 1),
+        g.HeartbeatAnswered(30, 1),
+        g.HeartbeatAnswered(82, 1),
+    ],
     State.JOINING: [
         g.PollExpired(),
         g.RequestFailed(g.RequestKind.JOIN, "lost"),
         g.CoordinatorLost("lost"),
         g.JoinAnswered(79, -1, "", "", "me", ()),
+        g.JoinAnswered(25, -1, "", "", "", ()),
     ],
     State.SYNCING: [
         g.PollExpired(),
         g.RequestFailed(g.RequestKind.SYNC, "lost"),
         g.CoordinatorLost("lost"),
         g.SyncAnswered(82, None, b""),
+        g.SyncAnswered(22, None, b""),
     ],
     State.ASSIGNING: [g.CoordinatorLost("lost"), g.HeartbeatAnswered(25, 1), g.HeartbeatAnswered(82, 1)],
     State.STABLE: [g.CoordinatorLost("lost"), g.HeartbeatAnswered(25, 1), g.HeartbeatAnswered(82, 1)],
@@ -262,7 +303,7 @@ def test_long_walks_keep_it_all_and_go_every_way_of_the_table(monkeypatch: pytes
     monkeypatch.setattr(ClassicMember, "_go", noted)
     for seed in range(500):
         rng = random.Random(seed)
-        checked = Checked(None if seed % 3 else "instance")
+        checked = Checked(None if seed % 3 else "instance", cooperative=seed % 2 == 1)
         for _ in range(150):
             event = None if rng.random() < rng.choice([0.5, 0.9]) else random_event(rng)
             state = checked.machine.state

@@ -47,10 +47,19 @@ class Walk:
             assignors=assignors_for(options.get("strategy", ["range"])),
         )
         self.now_ms = 1_000
-        self.said: list[g.Effect] = []
+        self.said: list[g.Effect] = []  # without what concerns heartbeats, which is in:
+        self.beats: g.KeepHeartbeating | None = None
 
     def feed(self, event: g.Event) -> list[g.Effect]:
-        self.said = self.machine.handle(event, self.now_ms)
+        self.said = []
+        for effect in self.machine.handle(event, self.now_ms):
+            if isinstance(effect, g.StopHeartbeats):
+                assert self.said == [], "heartbeats stop before anything else is done"
+                self.beats = None
+            elif isinstance(effect, g.KeepHeartbeating):
+                self.beats = effect
+            else:
+                self.said.append(effect)
         return self.said
 
     def wait(self, ms: int) -> list[g.Effect]:
@@ -101,16 +110,11 @@ class Walk:
         assert self.state is State.STABLE
         return self
 
-    def heartbeat_sent(self) -> Walk:
-        self.until_due()
-        self.only(g.SendHeartbeat)
-        return self
-
     def answer_heartbeat(self, code: int) -> list[g.Effect]:
         return self.feed(g.HeartbeatAnswered(code, self.machine.generation_id))
 
     def revoking(self) -> Walk:
-        self.stable().heartbeat_sent().answer_heartbeat(REBALANCE)
+        self.stable().answer_heartbeat(REBALANCE)
         assert self.said == [g.StopFetching(MINE), g.CommitBeforeRevoke(MINE), g.CallRevoked(MINE)]
         return self
 
@@ -283,97 +287,83 @@ def test_a_sync_whose_coordinator_moved(code: int) -> None:
 # ------------------------------------------------------------ heartbeats
 
 
-def test_heartbeats_come_every_interval_one_at_a_time() -> None:
-    walk = Walk().stable()
-    for _ in range(3):
-        before_ms = walk.now_ms
-        walk.heartbeat_sent()
-        assert walk.now_ms == before_ms + HEARTBEAT_MS
-        assert walk.wait(0) == []
-        walk.answer_heartbeat(0)
-        assert walk.said == []
-    walk.heartbeat_sent()
-    assert walk.wait(10 * HEARTBEAT_MS) == []  # the one before was not answered
-    walk.answer_heartbeat(0)
-    walk.only(g.SendHeartbeat)
-
-
-@pytest.mark.parametrize("state", ["assigning", "revoking"])
-def test_heartbeats_flow_while_a_callback_runs(state: str) -> None:
-    walk = getattr(Walk(), state)()
-    walk.heartbeat_sent()
+def test_heartbeats_are_repeated_for_each_generation() -> None:
+    walk = Walk(instance="i").assigning()
+    assert walk.beats == g.KeepHeartbeating(1, "me", "i", HEARTBEAT_MS, at_once=False)
+    walk.feed(g.AssignmentDone())
+    walk.answer_heartbeat(REBALANCE)
+    assert walk.beats is not None, "while the listener runs"
+    walk.feed(g.RevocationDone())
+    assert walk.only(g.SendJoin)
+    assert walk.beats is None, "they would wait behind the join"
+    walk.stable(generation=2)
+    assert walk.beats == g.KeepHeartbeating(2, "me", "i", HEARTBEAT_MS, at_once=False)
 
 
 def test_no_heartbeats_while_joining_and_syncing() -> None:
     for walk in (Walk().joining(), Walk().syncing(), Walk().leading(joined("me", "t"))):
+        assert walk.beats is None
         assert walk.machine.next_deadline_ms() is None
         assert walk.wait(10 * SESSION_MS) == []
 
 
 def test_a_stale_answer_says_nothing_about_this_generation() -> None:
-    walk = Walk().stable().heartbeat_sent()
+    walk = Walk().stable()
     walk.feed(g.HeartbeatAnswered(UNKNOWN_MEMBER, 0))
     assert (walk.said, walk.state) == ([], State.STABLE)
 
 
 @pytest.mark.parametrize(("code", "id_kept"), [(UNKNOWN_MEMBER, False), (ILLEGAL_GENERATION, True)])
 def test_a_member_that_is_none_any_more_loses_its_partitions(code: int, id_kept: bool) -> None:
-    walk = Walk().stable().heartbeat_sent()
+    walk = Walk().stable()
     walk.answer_heartbeat(code)
     assert walk.said == [g.StopFetching(MINE), g.CallLost(MINE)]
     assert (walk.state, walk.machine.generation_id) == (State.PREPARING, -1)
-    assert walk.machine.next_deadline_ms() is None  # no heartbeats for no generation
+    assert walk.beats is None  # for no generation
     walk.feed(g.LossDone())
     assert walk.machine.assignment == ()
     assert walk.only(g.SendJoin).member_id == ("me" if id_kept else "")
 
 
 def test_with_nothing_to_lose_the_join_comes_at_once() -> None:
-    walk = Walk().stable(mine=()).heartbeat_sent()
+    walk = Walk().stable(mine=())
     walk.answer_heartbeat(UNKNOWN_MEMBER)
     walk.only(g.SendJoin)
 
 
 @pytest.mark.parametrize("code", [NOT_COORDINATOR, NOT_AVAILABLE, None])
 def test_a_coordinator_that_moves_costs_no_partition(code: int | None) -> None:
-    walk = Walk().stable().heartbeat_sent()
+    walk = Walk().stable()
     if code is None:
         walk.feed(g.RequestFailed(g.RequestKind.HEARTBEAT, "connection lost"))
     else:
         walk.answer_heartbeat(code)
-    assert (walk.state, walk.said) == (State.STABLE, [])
+    assert (walk.state, walk.said, walk.beats) == (State.STABLE, [], None)
     before_ms = walk.now_ms
     walk.until_due()
     walk.only(g.FindCoordinator)
     assert walk.now_ms == before_ms + BACKOFF_MS
     walk.feed(g.CoordinatorFound())
-    assert walk.only(g.SendHeartbeat).generation_id == 1  # at once, under the generation it had
+    assert walk.beats == g.KeepHeartbeating(
+        1, "me", None, HEARTBEAT_MS, at_once=True
+    )  # under the generation it had
 
 
 def test_a_dead_coordinator_that_is_found_again_and_again_is_not_asked_in_a_hot_loop() -> None:
-    walk = Walk().stable().heartbeat_sent()
+    walk = Walk().stable()
     started_ms = walk.now_ms
     for _ in range(8):
         walk.feed(g.RequestFailed(g.RequestKind.HEARTBEAT, "connection refused"))
         walk.until_due()
         walk.only(g.FindCoordinator)
         walk.feed(g.CoordinatorFound())
-        walk.only(g.SendHeartbeat)
+        assert walk.beats is not None
     assert walk.now_ms - started_ms == 100 + 200 + 400 + 800 + 4 * 1_000
-
-
-def test_a_session_without_a_good_answer_gives_the_coordinator_up() -> None:
-    walk = Walk().stable().heartbeat_sent()
-    assert walk.machine.next_deadline_ms() == walk.now_ms - HEARTBEAT_MS + SESSION_MS
-    walk.until_due()
-    assert (walk.state, walk.said) == (State.STABLE, [])
-    walk.until_due()
-    walk.only(g.FindCoordinator)
 
 
 @pytest.mark.parametrize("code", [GROUP_AUTHORIZATION, FENCED])
 def test_a_refusal_raises_and_loses_the_partitions(code: int) -> None:
-    walk = Walk(instance="i").stable().heartbeat_sent()
+    walk = Walk(instance="i").stable()
     walk.answer_heartbeat(code)
     *lost, error = walk.said
     assert lost == [g.StopFetching(MINE), g.CallLost(MINE)]
@@ -401,7 +391,7 @@ def test_a_refused_join_raises_and_a_poll_tries_again(code: int) -> None:
 
 
 def test_a_poll_before_the_loss_was_told_does_not_join() -> None:
-    walk = Walk().stable().heartbeat_sent()
+    walk = Walk().stable()
     walk.answer_heartbeat(GROUP_AUTHORIZATION)
     assert walk.feed(g.PollProgress()) == []
     walk.feed(g.LossDone())
@@ -414,7 +404,7 @@ def test_a_poll_before_the_loss_was_told_does_not_join() -> None:
 
 def test_a_rebalance_revokes_everything_before_it_joins() -> None:
     walk = Walk().revoking()
-    walk.heartbeat_sent()
+    walk
     walk.answer_heartbeat(REBALANCE)  # still, while the listener runs
     assert walk.said == []
     walk.feed(g.RevocationDone())
@@ -425,7 +415,7 @@ def test_a_rebalance_revokes_everything_before_it_joins() -> None:
 
 
 def test_a_rebalance_waits_for_the_callback_of_the_assignment() -> None:
-    walk = Walk().assigning().heartbeat_sent()
+    walk = Walk().assigning()
     walk.answer_heartbeat(REBALANCE)
     assert (walk.said, walk.state) == ([], State.ASSIGNING)
     walk.feed(g.AssignmentDone())
@@ -433,7 +423,7 @@ def test_a_rebalance_waits_for_the_callback_of_the_assignment() -> None:
 
 
 def test_a_membership_that_ends_while_it_revokes_calls_the_listener_once() -> None:
-    walk = Walk().revoking().heartbeat_sent()
+    walk = Walk().revoking()
     walk.answer_heartbeat(UNKNOWN_MEMBER)
     assert walk.said == []
     walk.feed(g.RevocationDone())
@@ -597,7 +587,7 @@ def test_leaving_survives_a_coordinator_that_moves_a_bounded_number_of_times(fai
 
 
 def test_leaving_finds_the_coordinator_first_where_it_is_lost() -> None:
-    walk = Walk().stable().heartbeat_sent()
+    walk = Walk().stable()
     walk.answer_heartbeat(NOT_COORDINATOR)
     walk.feed(g.Leave())
     walk.only(g.FindCoordinator)
@@ -606,7 +596,7 @@ def test_leaving_finds_the_coordinator_first_where_it_is_lost() -> None:
 
 
 def test_leaving_without_a_coordinator_ends() -> None:
-    walk = Walk().stable().heartbeat_sent()
+    walk = Walk().stable()
     walk.answer_heartbeat(NOT_COORDINATOR)
     walk.feed(g.Leave())
     walk.feed(g.CoordinatorLost("nobody answers"))
