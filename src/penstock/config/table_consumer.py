@@ -44,11 +44,13 @@ CONSUMER_OPTIONS: Final[tuple[Option, ...]] = (
         CONSUMER, minimum=1,
     ),
     Option(
-        # Kafka's default is range and cooperative-sticky; the latter comes with the cooperative protocol.
-        "partition.assignment.strategy", Kind.LIST, ("range",), "medium",
-        "The assignors that this member supports, best first; the group uses one that all members have. `range` and `roundrobin`, or "
-        "Java's class names of them. Kafka's default adds `cooperative-sticky` behind `range`.",
-        CONSUMER, choices=("range", "roundrobin", "sticky", "cooperative-sticky"), not_yet=("sticky", "cooperative-sticky"),
+        "partition.assignment.strategy", Kind.LIST, ("range", "cooperative-sticky"), "medium",
+        "The assignors that this member supports, best first; the group uses one that all members have. `range` keeps neighbours together "
+        "and gives partition n of topics with equally many partitions to one member; `roundrobin` deals all partitions out one by one; "
+        "`sticky` and `cooperative-sticky` balance all topics together and move as little as they can, the latter without stopping what "
+        "stays (KIP-429). An entry is one of these names, Java's class name of it, or an `Assignor` of one's own (a subclass, or an "
+        "instance for this consumer alone). Rebalancing is cooperative only if every entry supports it.",
+        CONSUMER, choices=("range", "roundrobin", "sticky", "cooperative-sticky"),
     ),
     Option(
         "max.poll.interval.ms", Kind.INT, 300_000, "medium",

@@ -34,7 +34,7 @@ def parse(option: Option, value: Any, client: ClientKind) -> Any:
         raise _wrong(
             option, value, "" if default in (REQUIRED, ()) else f"leave it out for the default, {default!r}"
         )
-    parsed = _PARSERS[option.kind](option, value)
+    parsed = _PARSERS_BY_NAME.get(option.name, _PARSERS[option.kind])(option, value)
     _check_range(option, value, parsed)
     parsed = _check_choices(option, value, parsed)
     if option.name in _SPECIAL:
@@ -115,6 +115,26 @@ def _list(option: Option, value: Any) -> tuple[str, ...]:
     return tuple(item.strip() for item in items)
 
 
+def _strategy(option: Option, value: Any) -> tuple[Any, ...]:
+    """Names, and assignors of one's own: what an assignor is, the room of groups knows and checks."""
+    if isinstance(value, str):
+        return _list(option, value)
+    if _may_be_assignor(value):
+        return (value,)
+    wanted = "a list of assignors' names or Assignors"
+    if isinstance(value, bytes) or not isinstance(value, Iterable):
+        raise _wrong(option, value, wanted=wanted)
+    items = tuple(value)
+    for item in items:
+        if not isinstance(item, str) and not _may_be_assignor(item):
+            raise _wrong(option, value, f"the entry {item!r} is of type {type(item).__name__}", wanted)
+    return tuple(item.strip() if isinstance(item, str) else item for item in items)
+
+
+def _may_be_assignor(value: Any) -> bool:
+    return isinstance(getattr(value, "name", None), str) and callable(getattr(value, "assign", None))
+
+
 def _callable(option: Option, value: Any) -> Any:
     if not callable(value):
         hint = "Java class names mean nothing here; give e.g. bytes.decode" if isinstance(value, str) else ""
@@ -132,6 +152,7 @@ _PARSERS: Final = {
     Kind.PASSWORD: _string,
     Kind.CALLABLE: _callable,
 }
+_PARSERS_BY_NAME: Final[dict[str, Any]] = {"partition.assignment.strategy": _strategy}
 
 
 def _check_range(option: Option, value: Any, parsed: Any) -> None:
@@ -155,8 +176,11 @@ def _check_choices(option: Option, value: Any, parsed: Any) -> Any:
         return parsed
     known = {choice.lower(): choice for choice in option.choices}
     entries = parsed if isinstance(parsed, tuple) else (parsed,)
-    chosen = []
+    chosen: list[Any] = []
     for entry in entries:
+        if not isinstance(entry, str):  # an assignor of the user's own
+            chosen.append(entry)
+            continue
         name = ASSIGNOR_CLASSES.get(entry, entry) if option.kind is Kind.LIST else entry
         choice = known.get(name.lower())
         if choice is None:
@@ -222,10 +246,19 @@ def _offset_reset(option: Option, strategy: str) -> str:
     )
 
 
-def _assignors(option: Option, names: tuple[str, ...]) -> tuple[str, ...]:
-    if not names:
+def _assignors(option: Option, entries: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A name that is given twice counts once; of two different assignors with one name, a group could not tell which is meant."""
+    if not entries:
         raise ConfigError(f"{option.name} is empty: give at least one assignor, e.g. range")
-    return tuple(dict.fromkeys(names))
+    found: dict[str, Any] = {}
+    for entry in entries:
+        name = entry if isinstance(entry, str) else entry.name
+        first = found.setdefault(name, entry)
+        if first is not entry and first != entry:
+            raise ConfigError(
+                f"{option.name} has two assignors named {name!r}: {first!r} and {entry!r}; give one of them another name"
+            )
+    return tuple(found.values())
 
 
 def _not_empty(option: Option, text: str) -> str:

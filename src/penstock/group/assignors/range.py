@@ -37,11 +37,11 @@ class RangeAssignor(Assignor):
             if partition_counts.get(topic, 0) > 0
         ]
         assignment: Assignment = {member: [] for member in members}
-        heed_racks = any(topic.racks_matter for topic in topics)
+        heed_racks = any(state.racks_matter for state in topics)
         if heed_racks:
             _assign_within_racks(topics, assignment)
-        for topic in topics:
-            topic.assign_ranges(assignment)
+        for state in topics:
+            state.assign_ranges(assignment)
         if heed_racks:
             for partitions in assignment.values():
                 partitions.sort()
