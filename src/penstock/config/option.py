@@ -40,6 +40,7 @@ class Kind(Enum):
     LIST = "list"
     PASSWORD = "password"
     CALLABLE = "callable"  # where Kafka names a Java class
+    OBJECTS = "list of objects"  # where Kafka names several
 
 
 class Status(Enum):

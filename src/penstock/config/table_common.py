@@ -11,7 +11,7 @@ from typing import Final
 
 from .option import ADMIN, ALL, CONSUMER, PRODUCER, REQUIRED, Kind, Option, Status
 
-_MEASURING: Final = "penstock's own measurements do not need it"
+_MEASURING: Final = "only a consumer measures"
 
 COMMON: Final[tuple[Option, ...]] = (
     Option(
@@ -109,25 +109,26 @@ COMMON: Final[tuple[Option, ...]] = (
         ALL, status=Status.NO_EFFECT, instead="the broker closes what is idle, and penstock reconnects",
         per_client=MappingProxyType({"admin": 300_000}),
     ),
+    # A consumer measures and pushes: its own entries are in table_consumer.py.
     Option(
         "enable.metrics.push", Kind.BOOLEAN, True, "low",
         "Send the client's measurements to brokers that ask for them (KIP-714).",
-        ALL, status=Status.NO_EFFECT, instead="penstock sends none", per_client=MappingProxyType({"admin": False}),
+        PRODUCER + ADMIN, status=Status.NO_EFFECT, instead="only a consumer sends any", per_client=MappingProxyType({"admin": False}),
     ),
     Option(
         "metrics.sample.window.ms", Kind.LONG, 30_000, "low",
         "The length of one window of the Java client's measurements.",
-        ALL, minimum=0, status=Status.NO_EFFECT, instead=_MEASURING,
+        PRODUCER + ADMIN, minimum=0, status=Status.NO_EFFECT, instead=_MEASURING,
     ),
     Option(
         "metrics.num.samples", Kind.INT, 2, "low",
         "How many windows the Java client's measurements keep.",
-        ALL, minimum=1, status=Status.NO_EFFECT, instead=_MEASURING,
+        PRODUCER + ADMIN, minimum=1, status=Status.NO_EFFECT, instead=_MEASURING,
     ),
     Option(
         "metrics.recording.level", Kind.STRING, "INFO", "low",
         "How fine the Java client's measurements are.",
-        ALL, choices=("INFO", "DEBUG", "TRACE"), status=Status.NO_EFFECT, instead=_MEASURING,
+        ALL, choices=("INFO", "DEBUG", "TRACE"), status=Status.NO_EFFECT, instead="all is measured always",
     ),
     Option(
         "metric.reporters", Kind.LIST, ("org.apache.kafka.common.metrics.JmxReporter",), "low",
@@ -137,7 +138,7 @@ COMMON: Final[tuple[Option, ...]] = (
     Option(
         "interceptor.classes", Kind.LIST, (), "low",
         "Java classes that see each record on its way.",
-        CONSUMER + PRODUCER, status=Status.NOT_YET, instead="wrap poll() or send() in Python",
+        PRODUCER, status=Status.NOT_YET, instead="wrap send() in Python",
     ),
     Option(
         "config.providers", Kind.LIST, (), "low",

@@ -149,6 +149,29 @@ CONSUMER_OPTIONS: Final[tuple[Option, ...]] = (
         CONSUMER,
     ),
     Option(
+        "interceptor.classes", Kind.OBJECTS, (), "low",
+        "Objects that see what is consumed and committed: instances, classes, or texts such as `my_package.audit:Interceptor`. Each has any "
+        "of `configure(config)`, `on_consume(records)` (returns the records that `poll()` is to return), `on_commit(offsets)` and "
+        "`close()`. They are called in this order, each with what the one before returned; what they raise is logged, not raised "
+        "(KIP-42).",
+        CONSUMER,
+    ),
+    Option(
+        "enable.metrics.push", Kind.BOOLEAN, True, "low",
+        "Send this consumer's measurements to brokers that ask for them (KIP-714). Nothing is sent to others.",
+        CONSUMER,
+    ),
+    Option(
+        "metrics.sample.window.ms", Kind.LONG, 30_000, "low",
+        "The length of one window over which means, extremes and rates are computed.",
+        CONSUMER, minimum=1,
+    ),
+    Option(
+        "metrics.num.samples", Kind.INT, 2, "low",
+        "How many windows are kept: means, extremes and rates are over as many times `metrics.sample.window.ms`.",
+        CONSUMER, minimum=1,
+    ),
+    Option(
         "share.acknowledgement.mode", Kind.STRING, "implicit", "medium",
         "How a share consumer acknowledges records (KIP-932).",
         CONSUMER, choices=("implicit", "explicit"), status=Status.NOT_YET, instead="share groups are not in this version",

@@ -21,6 +21,7 @@ _WANTED: Final = {
     Kind.LIST: "a list of str, or a str with commas",
     Kind.PASSWORD: "a str",
     Kind.CALLABLE: "a function, or None",
+    Kind.OBJECTS: "a list of objects, classes or str",
 }
 _LIMITS: Final = {Kind.INT: (-INT_MAX - 1, INT_MAX), Kind.LONG: (-LONG_MAX - 1, LONG_MAX)}
 
@@ -135,6 +136,15 @@ def _may_be_assignor(value: Any) -> bool:
     return isinstance(getattr(value, "name", None), str) and callable(getattr(value, "assign", None))
 
 
+def _objects(option: Option, value: Any) -> tuple[Any, ...]:
+    """Names, classes and instances as they are: what they must be, those who use them know."""
+    if isinstance(value, str):
+        return _list(option, value)
+    if isinstance(value, bytes) or not isinstance(value, Iterable):
+        raise _wrong(option, value)
+    return tuple(item.strip() if isinstance(item, str) else item for item in value)
+
+
 def _callable(option: Option, value: Any) -> Any:
     if not callable(value):
         hint = "Java class names mean nothing here; give e.g. bytes.decode" if isinstance(value, str) else ""
@@ -151,6 +161,7 @@ _PARSERS: Final = {
     Kind.LIST: _list,
     Kind.PASSWORD: _string,
     Kind.CALLABLE: _callable,
+    Kind.OBJECTS: _objects,
 }
 _PARSERS_BY_NAME: Final[dict[str, Any]] = {"partition.assignment.strategy": _strategy}
 

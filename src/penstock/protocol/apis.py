@@ -40,6 +40,8 @@ class Api(IntEnum):
     DESCRIBE_CLUSTER = 60
     CONSUMER_GROUP_HEARTBEAT = 68
     CONSUMER_GROUP_DESCRIBE = 69
+    GET_TELEMETRY_SUBSCRIPTIONS = 71
+    PUSH_TELEMETRY = 72
 
 
 SPOKEN: Final[dict[Api, tuple[int, int]]] = {
@@ -68,6 +70,8 @@ SPOKEN: Final[dict[Api, tuple[int, int]]] = {
     Api.OFFSET_DELETE: (0, 0),
     Api.DESCRIBE_CLUSTER: (0, 2),
     Api.CONSUMER_GROUP_DESCRIBE: (0, 1),
+    Api.GET_TELEMETRY_SUBSCRIPTIONS: (0, 0),
+    Api.PUSH_TELEMETRY: (0, 0),
 }
 """Lowest and highest version of each request that penstock encodes and decodes."""
 

@@ -268,7 +268,7 @@ def test_secrets_are_shown_nowhere() -> None:
 
 
 def test_what_has_no_effect_is_accepted() -> None:
-    assert consumer(metrics_num_samples=9)["metrics.num.samples"] == 9
+    assert consumer(metrics_recording_level="DEBUG")["metrics.recording.level"] == "DEBUG"
     assert all(option.instead for option in OPTIONS if option.status is not Status.WORKS)
 
 
@@ -330,3 +330,11 @@ def test_a_config_is_a_read_only_mapping_with_typed_looks() -> None:
     with pytest.raises(TypeError):
         config["group.id"] = "h"  # type: ignore[index]
     assert repr(config) == "<Config of a consumer: bootstrap.servers=('localhost:9092',), group.id='g'>"
+
+
+def test_objects_are_taken_as_they_are() -> None:
+    instance = object()
+    given = [instance, dict, " a.module:Name "]
+    assert consumer(interceptor_classes=given)["interceptor.classes"] == (instance, dict, "a.module:Name")
+    assert consumer(interceptor_classes="a:B, c:D")["interceptor.classes"] == ("a:B", "c:D")
+    assert "a list of objects" in refusal({"interceptor.classes": 1})
