@@ -16,6 +16,8 @@ __all__ = [
     "EVENT_CONNECTED",
     "EVENT_FETCH_ERROR",
     "EVENT_FETCH_NODE_ERROR",
+    "EVENT_HEARTBEAT",
+    "EVENT_HEARTBEATS_STOPPED",
     "EVENT_RESPONSE",
     "VERSION",
     "BatchBuilder",
@@ -45,6 +47,12 @@ EVENT_FETCH_ERROR: Final[
 EVENT_FETCH_NODE_ERROR: Final[
     int
 ]  # (EVENT_FETCH_NODE_ERROR, connection_id, error_code, None): a whole response failed
+EVENT_HEARTBEAT: Final[
+    int
+]  # (EVENT_HEARTBEAT, connection_id, generation, frame: bytes, starting at the correlation id): not the plain answer
+EVENT_HEARTBEATS_STOPPED: Final[
+    int
+]  # (EVENT_HEARTBEATS_STOPPED, connection_id, generation, idle_ms: int): the user's thread shows no progress
 
 _Event = tuple[int, int, int, Any]
 
@@ -82,7 +90,46 @@ class Connection:
     ) -> Connection: ...
     def send(self, correlation_id: int, payload: Buffer, expect_response: bool = True) -> None:
         """Queue one request: header and body, without the length prefix, which is added here."""
-    def in_flight(self) -> int: ...
+    def in_flight(self) -> int:
+        """Requests that were queued or sent and are not answered yet; heartbeats included."""
+    def start_heartbeats(
+        self,
+        frame: Buffer,
+        *,
+        interval_ms: int,
+        answer_timeout_ms: int,
+        plain_answer: Buffer,
+        fetcher: Fetcher | None = None,
+        max_idle_ms: int = 0,
+        member_epoch_at: int = -1,
+        throttle_at: int = -1,
+        first_in_ms: int | None = None,
+    ) -> int:
+        """Repeat a heartbeat from the connection's own thread, which needs no GIL, in place of the one before.
+
+        frame is a whole request, header and body, without the length prefix; its correlation id is replaced at each beat. The
+        first goes after first_in_ms (None: interval_ms; 0: at once), none while the one before is unanswered, and none while
+        a request of the same API that was given to send() is. Returns the generation: how often this was called here.
+
+        An answer that equals plain_answer after its correlation id is a yes and wakes nobody. Any other is delivered as
+        EVENT_HEARTBEAT, with the generation that its beat was of, unless it repeats the one before that still waits in the
+        queue; beats go on. throttle_at, if not -1, is where throttle_time_ms stands in plain_answer: it is not compared.
+        An answer that takes answer_timeout_ms, without an earlier request's answer being awaited, ends the connection.
+
+        member_epoch_at, if not -1, is where the member epoch stands in the frame of a ConsumerGroupHeartbeat (KIP-848, version 0
+        or 1). Answers are compared but for their epoch then, which has to be the frame's. Another one, in an answer without
+        error, is delivered and put into the frame, since a broker fences who names the old one; likewise a higher one in the
+        answer to such a request that was given to send().
+
+        With a fetcher and max_idle_ms > 0, nothing is sent once idle_ms() is above max_idle_ms at a beat's time:
+        EVENT_HEARTBEATS_STOPPED tells so, once. ValueError for a frame or an answer too short for what it should contain, or
+        times that are 0.
+        """
+    def stop_heartbeats(self) -> None:
+        """No more beats; idempotent. The answer to one that was sent before is swallowed."""
+    def heartbeats(self) -> tuple[int, int, int]:
+        """(sent, plain answers, milliseconds since the last good answer or -1), of all starts. Good is a plain answer and, with
+        member_epoch_at, any without error."""
     def close(self) -> None:
         """End the connection; idempotent. EVENT_CLOSED follows."""
 

@@ -29,6 +29,24 @@ pub enum Event {
         /// The response, beginning with the correlation id.
         frame: Bytes,
     },
+    /// The answer to a heartbeat that the connection's thread sent itself, and that was not the plain one.
+    Heartbeat {
+        /// Over which connection.
+        connection: i64,
+        /// Which start of the heartbeats the beat belongs to.
+        generation: i64,
+        /// The response, beginning with the correlation id.
+        frame: Bytes,
+    },
+    /// No more heartbeats are sent: the user's thread shows no progress.
+    HeartbeatsStopped {
+        /// Over which connection.
+        connection: i64,
+        /// Which start of them.
+        generation: i64,
+        /// For how long there was none.
+        idle_ms: u64,
+    },
     /// The last event of a connection.
     Closed {
         /// Which one.
@@ -66,10 +84,35 @@ struct State {
     woken: bool,
 }
 
+impl State {
+    /// Whether this heartbeat's answer repeats the one before it. While Python is kept from the GIL there may be one at every
+    /// beat: REBALANCE_IN_PROGRESS, again and again.
+    fn knows(&self, event: &Event) -> bool {
+        let Some(new) = said(event) else {
+            return false;
+        };
+        let mut waiting = self.events.iter().rev().filter_map(said);
+        waiting.find(|old| old.0 == new.0) == Some(new)
+    }
+}
+
+/// (connection, generation, bytes after the correlation id) of a heartbeat's answer.
+fn said(event: &Event) -> Option<(i64, i64, &[u8])> {
+    match event {
+        Event::Heartbeat {
+            connection,
+            generation,
+            frame,
+        } => Some((*connection, *generation, frame.get(4..)?)),
+        _ => None,
+    }
+}
+
 /// Many threads push, one waits.
 ///
 /// Its bound is that of what causes events: a connection gives one event when up, one when closed, one per request in
-/// flight; a partition one per fetch error, being suspended then until the engine has dealt with it.
+/// flight; a partition one per fetch error, being suspended then until the engine has dealt with it. Heartbeats give one
+/// per answer that says something else than the answer before it that still waits here.
 #[derive(Debug)]
 pub struct EventQueue {
     state: Mutex<State>,
@@ -90,7 +133,11 @@ impl EventQueue {
 
     /// Adds an event; any thread.
     pub fn push(&self, event: Event) {
-        self.lock().events.push_back(event);
+        let mut state = self.lock();
+        if !state.knows(&event) {
+            state.events.push_back(event);
+        }
+        drop(state);
         self.signal.notify();
     }
 
@@ -148,6 +195,29 @@ mod tests {
     use super::*;
 
     const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_heartbeats_answer_that_repeats_the_one_before_is_left_out() {
+        let queue = EventQueue::new().unwrap();
+        let answers: [(i64, i64, &[u8]); 6] = [
+            (1, 1, b"...1yes"),
+            (1, 1, b"...2yes"),
+            (2, 1, b"...2yes"),
+            (1, 1, b"...3no"),
+            (1, 1, b"...4yes"),
+            (1, 2, b"...5yes"),
+        ];
+        for (connection, generation, frame) in answers {
+            queue.push(Event::Heartbeat {
+                connection,
+                generation,
+                frame: Bytes::from_static(frame),
+            });
+        }
+        let frame = |event: &Event| said(event).map(|(_, _, body)| body.to_vec());
+        let left: Vec<_> = queue.take().0.iter().filter_map(frame).collect();
+        assert_eq!(left, [&b"yes"[..], b"yes", b"no", b"yes", b"yes"]);
+    }
 
     #[test]
     fn events_come_in_order_and_a_wake_alone_returns_nothing() {

@@ -6,6 +6,7 @@ mod common;
 
 use common::batch;
 use penstock_dataplane::compression::{Compression, compress};
+use penstock_dataplane::heartbeat;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -82,5 +83,15 @@ proptest! {
         bodies::snappy(&data);
         bodies::lz4(&data);
         bodies::zstd(&data);
+        heartbeat::fuzz(&data);
+    }
+
+    #[test]
+    fn heartbeat_answers(damages in vec(damage(), 0..6)) {
+        // Throttled by 0 ms, no error, no message, member "m", epoch 7.
+        let mut body = b"\0\0\0\0\0\0\0\0\x02m\0\0\0\x07\0\0\x0b\xb8\xff\0".to_vec();
+        heartbeat::fuzz(&body);
+        damages.iter().for_each(|damage| apply(&mut body, damage));
+        heartbeat::fuzz(&body);
     }
 }

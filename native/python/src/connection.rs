@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use penstock_dataplane::connection::{Connection, Settings};
+use penstock_dataplane::heartbeat::Heartbeats;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::buffers::with_bytes;
 use crate::errors;
 use crate::events::PyEventQueue;
+use crate::fetcher::PyFetcher;
 
 /// One TCP connection and its native thread, which connects, writes queued requests and reads frames.
 #[pyclass(name = "Connection", module = "penstock._native", frozen)]
@@ -65,6 +68,60 @@ impl PyConnection {
     /// Requests that were queued or sent and are not answered yet.
     fn in_flight(&self) -> usize {
         self.connection.in_flight()
+    }
+
+    /// Repeat a heartbeat every interval_ms from the connection's own thread, which needs no GIL.
+    #[pyo3(
+        signature = (
+            frame, *, interval_ms, answer_timeout_ms, plain_answer, fetcher = None, max_idle_ms = 0, member_epoch_at = -1,
+            throttle_at = -1, first_in_ms = None,
+        ),
+        text_signature = "($self, frame, *, interval_ms, answer_timeout_ms, plain_answer, fetcher=None, max_idle_ms=0, \
+            member_epoch_at=-1, throttle_at=-1, first_in_ms=None)",
+    )]
+    #[expect(clippy::too_many_arguments, reason = "one keyword each in Python")]
+    fn start_heartbeats(
+        &self,
+        py: Python<'_>,
+        frame: &Bound<'_, PyAny>,
+        interval_ms: u64,
+        answer_timeout_ms: u64,
+        plain_answer: &Bound<'_, PyAny>,
+        fetcher: Option<&PyFetcher>,
+        max_idle_ms: u64,
+        member_epoch_at: i64,
+        throttle_at: i64,
+        first_in_ms: Option<u64>,
+    ) -> PyResult<i64> {
+        self.check(py)?;
+        let progress = fetcher.filter(|_| max_idle_ms > 0).map(PyFetcher::progress);
+        let what = Heartbeats {
+            frame: with_bytes(frame, <[u8]>::to_vec)?,
+            interval: Duration::from_millis(interval_ms),
+            first_in: Duration::from_millis(first_in_ms.unwrap_or(interval_ms)),
+            answer_timeout: Duration::from_millis(answer_timeout_ms),
+            plain_answer: with_bytes(plain_answer, <[u8]>::to_vec)?,
+            throttle_at: usize::try_from(throttle_at).ok(),
+            member_epoch_at: usize::try_from(member_epoch_at).ok(),
+            limit: progress
+                .map(|progress| (Arc::clone(progress), Duration::from_millis(max_idle_ms))),
+        };
+        let started = self.connection.start_heartbeats(what);
+        started.map_err(PyValueError::new_err)
+    }
+
+    /// End the heartbeats; idempotent.
+    fn stop_heartbeats(&self, py: Python<'_>) -> PyResult<()> {
+        self.check(py)?;
+        self.connection.stop_heartbeats();
+        Ok(())
+    }
+
+    /// (sent, plain answers, milliseconds since the last good answer or -1), of all starts.
+    fn heartbeats(&self) -> (u64, u64, i64) {
+        let (sent, plain, since_good_ms) = self.connection.heartbeats();
+        let since_good_ms = since_good_ms.and_then(|ms| i64::try_from(ms).ok());
+        (sent, plain, since_good_ms.unwrap_or(-1))
     }
 
     /// End the connection; idempotent. EVENT_CLOSED follows.

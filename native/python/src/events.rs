@@ -15,6 +15,8 @@ pub const EVENT_RESPONSE: i64 = 2;
 pub const EVENT_CLOSED: i64 = 3;
 pub const EVENT_FETCH_ERROR: i64 = 4;
 pub const EVENT_FETCH_NODE_ERROR: i64 = 5;
+pub const EVENT_HEARTBEAT: i64 = 6;
+pub const EVENT_HEARTBEATS_STOPPED: i64 = 7;
 
 /// The one place where native threads speak to an engine. Any thread may call wake(); one thread waits.
 #[pyclass(name = "EventQueue", module = "penstock._native", frozen)]
@@ -121,6 +123,23 @@ fn to_python(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
                 .into_pyobject(py)?
                 .into_any()
         }
+        Event::Heartbeat {
+            connection,
+            generation,
+            frame,
+        } => {
+            let frame = PyBytes::new(py, &frame);
+            (EVENT_HEARTBEAT, connection, generation, frame)
+                .into_pyobject(py)?
+                .into_any()
+        }
+        Event::HeartbeatsStopped {
+            connection,
+            generation,
+            idle_ms,
+        } => (EVENT_HEARTBEATS_STOPPED, connection, generation, idle_ms)
+            .into_pyobject(py)?
+            .into_any(),
         Event::Closed { connection, reason } => (EVENT_CLOSED, connection, 0, reason)
             .into_pyobject(py)?
             .into_any(),

@@ -30,6 +30,10 @@ mod _native {
     const EVENT_FETCH_ERROR: i64 = crate::events::EVENT_FETCH_ERROR;
     #[pymodule_export]
     const EVENT_FETCH_NODE_ERROR: i64 = crate::events::EVENT_FETCH_NODE_ERROR;
+    #[pymodule_export]
+    const EVENT_HEARTBEAT: i64 = crate::events::EVENT_HEARTBEAT;
+    #[pymodule_export]
+    const EVENT_HEARTBEATS_STOPPED: i64 = crate::events::EVENT_HEARTBEATS_STOPPED;
 
     #[pymodule_export]
     use crate::batches::{PyBatchBuilder, crc32c, decode_batches, murmur2_partition};
