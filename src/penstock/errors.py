@@ -19,8 +19,10 @@ KafkaError                        retriable says whether the same call may succe
 ├── OffsetError                   concerns positions
 │   ├── NoOffsetForPartitionError nothing committed, and auto.offset.reset is none
 │   ├── OffsetOutOfRangeError     the position is outside the log, and auto.offset.reset is none
+│   ├── LogTruncationError        records that were read are lost from the log, and auto.offset.reset is none
 │   └── CommitRewindError         commit() below what was committed, without allow_rewind
 ├── CommitFailedError             the group moved on; the partitions belong to others now
+│   └── RebalanceInProgressError  poll() has to take part in a rebalance first
 └── BrokerError                   any other error code of the protocol: `code`, `name`
     ├── UnknownTopicOrPartitionError
     ├── AuthorizationError        the cluster refuses this user; `resource` says what
@@ -30,9 +32,9 @@ KafkaError                        retriable says whether the same call may succe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from .types import TopicPartition
+from .types import OffsetAndMetadata, TopicPartition
 
 
 class KafkaError(Exception):
@@ -153,12 +155,36 @@ class OffsetOutOfRangeError(OffsetError):
     """The position is outside the log and `auto.offset.reset` is none."""
 
 
+class LogTruncationError(OffsetError):
+    """A new leader's log lacks records that were read, and `auto.offset.reset` is none (KIP-320).
+
+    `offsets` holds each partition's position, `divergent_offsets` the first offset whose record is another one now, or none at all
+    (without those partitions whose leader cannot tell). seek() to that one goes on without a gap.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        offsets: Mapping[TopicPartition, OffsetAndMetadata],
+        divergent_offsets: Mapping[TopicPartition, OffsetAndMetadata],
+    ) -> None:
+        super().__init__(message, offsets)
+        self.offsets = dict(offsets)
+        self.divergent_offsets = dict(divergent_offsets)
+
+
 class CommitRewindError(OffsetError):
     """A commit below what this consumer committed before; pass allow_rewind=True to mean it."""
 
 
 class CommitFailedError(KafkaError):
     """The group has moved on without this member; its partitions belong to others, and the commit was refused."""
+
+
+class RebalanceInProgressError(CommitFailedError):
+    """A commit while the group rebalances and waits for this consumer's poll(). Call poll(), then commit what is still assigned."""
+
+    retriable = True
 
 
 class BrokerError(KafkaError):

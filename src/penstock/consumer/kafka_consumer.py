@@ -13,6 +13,7 @@ from typing import Any, TypeVar, overload
 
 from .._native import ConsumerRecord, ConsumerRecords
 from ..engine.consumer_core import ConsumerCore
+from ..engine.steps import run_steps
 from ..errors import ClosedError, WakeupError
 from ..types import OffsetAndMetadata, OffsetAndTimestamp, PartitionInfo, TopicPartition
 from .arguments import CommitArgument, normal_offsets, to_ms
@@ -41,8 +42,9 @@ class KafkaConsumer:
     def __init__(self, *topics: str, **config: Any) -> None:
         self._closed = True  # until everything below has worked: __del__ may see a half-made object
         self._closing = False
-        self._core = ConsumerCore(topics, config)
+        self._core = ConsumerCore("KafkaConsumer", topics, config)
         self._fetcher = self._core.fetcher
+        self._user = self._core.user
         self._max_poll_records: int = self._core.config["max.poll.records"]
         self._default_timeout_ms: int = self._core.config["default.api.timeout.ms"]
         self._own = Ownership("this KafkaConsumer")
@@ -61,14 +63,14 @@ class KafkaConsumer:
         ConnectionFailedError while no broker was ever reached.
         """
         with self._own:
-            core = self._core
+            core, user = self._core, self._user
             self._check_open()
             deadline = time.monotonic() + to_ms(timeout) / 1000
-            if core.auto_commit_due_s <= time.monotonic():
-                core.request_auto_commit()
+            if core.commits.auto_commit_due_s <= time.monotonic():
+                core.commits.start_auto_commit()
             while True:
-                if core.attention:
-                    self._attend()
+                if user.attention:
+                    run_steps(core.attend())
                 remaining_ms = (deadline - time.monotonic()) * 1000
                 records = self._fetcher.poll(self._max_poll_records, max(0, int(remaining_ms + 0.999)))
                 # attention: a revocation may have been asked for between two polls; it is served before more is handed out
@@ -76,7 +78,7 @@ class KafkaConsumer:
                     core.consumed = True
                     self._last = records
                     return records
-                if remaining_ms <= 0 and not core.attention:
+                if remaining_ms <= 0 and not user.attention:
                     return records
 
     def __iter__(self) -> Iterator[ConsumerRecord]:
@@ -85,17 +87,17 @@ class KafkaConsumer:
         Only those handed out count as read: commit() in the loop, auto-commit and close() leave the rest of a poll alone, and after
         a break the next poll() begins with it.
         """
-        core = self._core
+        core, commits = self._core, self._core.commits
         while not self._closed:
             records = self.poll()
             try:
                 for index, record in enumerate(records):
-                    core.unread = (records, index + 1)
+                    commits.unread = (records, index + 1)
                     yield record
-                core.unread = None
+                commits.unread = None
             finally:  # a break or an exception: the generator is closed
-                if core.unread is not None and not self._closed:
-                    index = core.unread[1]
+                if commits.unread is not None and not self._closed:
+                    index = commits.unread[1]
                     self._last = records[
                         index - 1 : index
                     ]  # if it was an exception, this one was not handled
@@ -133,9 +135,7 @@ class KafkaConsumer:
         """Read nothing: give the group's partitions back (on_partitions_revoked is called) and leave it, or drop those assigned."""
         with self._own:
             self._check_open()
-            self._core.leave_from_user(
-                time.monotonic() + self._default_timeout_ms / 1000, self._run_callbacks
-            )
+            run_steps(self._core.leave(time.monotonic() + self._default_timeout_ms / 1000))
             self._call(self._core.unsubscribe)
 
     def assignment(self) -> set[TopicPartition]:
@@ -204,7 +204,9 @@ class KafkaConsumer:
         """
         with self._own:
             wanted = normal_offsets(offsets)
-            self._call(self._core.commit, wanted, allow_rewind=allow_rewind, timeout_ms=self._ms(timeout))
+            self._call(
+                self._core.commits.commit, wanted, allow_rewind=allow_rewind, timeout_ms=self._ms(timeout)
+            )
 
     def commit_async(
         self, offsets: CommitArgument = None, callback: CommitCallback | None = None
@@ -216,7 +218,7 @@ class KafkaConsumer:
         with self._own:
             self._check_open()
             wanted = normal_offsets(offsets)
-            return self._core.commit_async(wanted, callback, self._default_timeout_ms)
+            return self._core.commits.commit_async(wanted, callback, self._default_timeout_ms)
 
     @overload
     def committed(
@@ -282,22 +284,24 @@ class KafkaConsumer:
 
     def wakeup(self) -> None:
         """Make the call that blocks now, or the next poll(), raise WakeupError. The one method that any thread may call."""
-        self._core.wakeup()
+        self._user.wakeup()
         waiting = self._waiting
         if waiting is not None:
             waiting.cancel()
 
-    def close(self, timeout: float | datetime.timedelta = 30_000) -> None:
+    def close(self, timeout: float | datetime.timedelta = 30_000, *, leave_group: bool | None = None) -> None:
         """Commit if `enable.auto.commit`, run on_partitions_revoked, leave the group, end all threads. Idempotent.
 
-        Takes at most about `timeout` (ms), broker alive or dead.
+        Takes at most about `timeout` (ms), broker alive or dead. `leave_group` (KIP-1092): by default a member leaves, so that others take
+        over at once, and one with group.instance.id keeps its place for session.timeout.ms, so that its restart moves nothing; True
+        and False say so for either.
         """
         if self._closed or self._closing:
             return
         with self._own:
             self._closing = True  # the listener that runs in here may still commit
             try:
-                self._core.close_from_user(to_ms(timeout), self._run_callbacks)
+                run_steps(self._core.close(to_ms(timeout), leave_group))
             finally:
                 self._closed = True
 
@@ -310,7 +314,7 @@ class KafkaConsumer:
         """close(). After an exception what the last poll() returned counts as not read, since some of it was not handled: auto-commit
         leaves it to whoever reads next."""
         if error is not None and not self._closed:
-            self._core.last_was_not_handled(self._last)
+            self._core.commits.last_was_not_handled(self._last)
         self.close()
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
@@ -343,28 +347,13 @@ class KafkaConsumer:
         try:
             return future.result()
         except concurrent.futures.CancelledError:
-            self._core.clear_wakeup()
+            self._user.clear_wakeup()
             raise WakeupError("wakeup() was called while this call was waiting") from None
         except BaseException:
             future.cancel()
             raise
         finally:
             self._waiting = None
-
-    def _attend(self) -> None:
-        """What the engine wants from the user's thread: the first poll, callbacks to run, errors to raise."""
-        core = self._core
-        core.engine.check_process()
-        core.attention = False
-        core.note_poll()
-        self._run_callbacks()
-        core.raise_pending()
-
-    def _run_callbacks(self) -> None:
-        """Listeners and commit callbacks, in the order they came. One that raises has been called; its error goes to the user."""
-        callbacks = self._core.callbacks
-        while callbacks:
-            callbacks.popleft()()
 
 
 def _tps(partitions: Iterable[Any]) -> list[TopicPartition]:

@@ -2,55 +2,50 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import logging
 import re
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .._native import ConsumerRecords, Fetcher
+from .._native import Fetcher
 from ..config import Config, resolve
-from ..errors import CommitFailedError, ConfigError, KafkaError, WakeupError
+from ..errors import ConfigError, KafkaError
 from ..fetch import SubscriptionState
-from ..group.assignors import assignors_for
-from ..group.classic import ClassicMember
-from ..group.messages import Subscribe
 from ..offsets import CommitLedger
 from ..types import OffsetAndMetadata, OffsetAndTimestamp, PartitionInfo, TopicPartition
 from . import lookups
 from .client import ClusterClient, with_client_id
-from .coordinator import GroupCoordinator
-from .group_driver import GroupDriver
+from .commits import Commits
+from .coordinator import GroupCoordinator, MemberIdentity
+from .membership import Membership
 from .positions import Positions
+from .steps import Steps
 from .thread import EngineThread
+from .user_thread import UserThread
 
 _log = logging.getLogger("penstock.consumer")
-_MOST_ERRORS = 16
 _ISOLATION = {"read_uncommitted": 0, "read_committed": 1}
 
 
 class ConsumerCore:
-    """Coroutines and methods whose names start with an underscore run in the engine's thread.
+    """Coroutines and methods whose names start with an underscore run in the engine's thread; Steps run in the user's.
 
-    Shared with the user's thread, each with one writer at a time under the GIL:
-    `attention` (set by the engine, cleared by the user's thread before it looks), `callbacks` and `_errors` (appended by the
-    engine, popped by the user's thread), `fetching.handles` (written by the engine, copied by the user's thread),
-    `auto_commit_due_s` (written by the user's thread), `consumed` (set by poll() when it first returns a record), `unread` (what a
-    loop over the consumer has polled and, from the index on, not handed out; written by the user's thread).
+    Shared with the user's thread, each with one writer at a time under the GIL: what UserThread and Commits say, `fetching.handles`
+    (written by the engine, copied by the user's thread), `consumed` (set by poll() when it first returns a record).
     """
 
-    def __init__(self, topics: Sequence[str], options: Mapping[str, Any]) -> None:
+    def __init__(self, kind: str, topics: Sequence[str], options: Mapping[str, Any]) -> None:
+        """`kind` names the shell, for thread names and messages."""
         self.config: Config = with_client_id("consumer", resolve("consumer", options))
         self._isolation = _ISOLATION[self.config["isolation.level"]]
         self._group_id: str | None = self.config["group.id"]
-        self.engine = EngineThread(f"KafkaConsumer {self.config['client.id']}")
+        self.engine = EngineThread(f"{kind} {self.config['client.id']}")
         self.client = ClusterClient(self.engine, self.config)
         self.fetcher = _make_fetcher(self.engine, self.config, self._isolation)
+        self.user = UserThread(self.fetcher)
         self.subscription = SubscriptionState(topics)
-        self.ledger = CommitLedger()
+        ledger = CommitLedger()
         self.coordinator = (
             GroupCoordinator(self.client, self._group_id) if self._group_id is not None else None
         )
@@ -58,30 +53,44 @@ class ConsumerCore:
             self.client,
             self.fetcher,
             self.subscription,
-            self.ledger,
+            ledger,
             self.coordinator,
             self.config,
             self._isolation,
-            self.raise_in_poll,
+            self.user.raise_in_poll,
         )
         self.fetching = self.positions.fetching
-        self.group: GroupDriver | None = None
-        self.attention = True  # the first poll() is news to the engine
-        self.callbacks: deque[Callable[[], None]] = deque()
-        self.auto_commit_due_s = float("inf")
+        self.commits = Commits(
+            self.client,
+            self.fetcher,
+            self.fetching,
+            ledger,
+            self.coordinator,
+            self._identity,
+            self.user,
+            self.config,
+        )
+        self.membership = Membership(
+            self.client,
+            self.fetcher,
+            self.subscription,
+            self.positions,
+            self.coordinator,
+            self.commits,
+            self.user,
+            self.config,
+        )
+        if self.coordinator is not None:
+            self.coordinator.identity = self._identity
         self.consumed = False
-        self.unread: tuple[ConsumerRecords, int] | None = None
-        self._listener: object | None = None
-        self._errors: deque[BaseException] = deque()
-        self._wakeup = False
-        self._polled = False
         self._pattern: re.Pattern[str] | None = None
-        self._commit_order = asyncio.Lock()
         self.client.on_update.append(self._on_metadata)
         if topics:
             self.client.interest = set(topics)
-        if self.config["enable.auto.commit"] and self._group_id is not None:
-            self.auto_commit_due_s = time.monotonic() + self.config["auto.commit.interval.ms"] / 1000
+
+    def _identity(self) -> MemberIdentity:
+        """Commits and the membership know each other; this is the knot."""
+        return self.membership.identity()
 
     @property
     def handles(self) -> dict[TopicPartition, int]:
@@ -105,87 +114,40 @@ class ConsumerCore:
                 ):
                     await self.client.updated()
             except KafkaError as error:
-                if not self._errors:
-                    self.raise_in_poll(error)
+                if not self.user.has_errors:
+                    self.user.raise_in_poll(error)
 
-    # ------------------------------------------------------------ the user's thread, inside poll()
+    # ------------------------------------------------------------ the user's thread
 
-    def note_poll(self) -> None:
-        """Tell the group that the user polls: the first time it joins, after an expired interval it joins again."""
-        self._polled = True
+    def attend(self) -> Steps[None]:
+        """What the engine wants from the user's thread: to know that it polls, callbacks to run, errors to raise."""
+        self.engine.check_process()
+        self.user.attention = False
         self.engine.post(self._on_poll)
-
-    def raise_pending(self) -> None:
-        """Raise what waits for the user: wakeup() first, then errors in the order they came."""
-        if self._wakeup:
-            self._wakeup = False
-            raise WakeupError("wakeup() was called")
-        if self._errors:
-            self.attention = True  # the next poll looks for more, and tells the group that the user goes on
-            raise self._errors.popleft()
-
-    def wakeup(self) -> None:
-        self._wakeup = True
-        self.attend()
-
-    def clear_wakeup(self) -> None:
-        self._wakeup = False
-
-    def attend(self) -> None:
-        """Have the user's thread look at callbacks and errors at once, even from inside a waiting poll()."""
-        self.attention = True
-        self.fetcher.wake()
-
-    def request_auto_commit(self) -> None:
-        """Commit, in the background, the positions as they stand: all that earlier polls returned has been handled."""
-        self.auto_commit_due_s = time.monotonic() + self.config["auto.commit.interval.ms"] / 1000
-        offsets = self.consumed_offsets()
-        if offsets:
-            self.engine.call(self._commit_quietly, offsets, self.config["request.timeout.ms"], "auto-commit")
-
-    def consumed_offsets(self) -> dict[TopicPartition, OffsetAndMetadata]:
-        """Per assigned partition the offset after the last record that the user was handed."""
-        offsets = {}
-        held = self._held()
-        for tp, handle in list(self.handles.items()):
-            place = self.fetcher.position(handle)
-            if place is not None:
-                offsets[tp] = OffsetAndMetadata(min(place[0], held.get(tp, place[0])), "", place[1])
-        return offsets
-
-    def _held(self) -> dict[TopicPartition, int]:
-        """Per partition the first offset that poll() returned to a loop which has not handed it out yet."""
-        if self.unread is None:
-            return {}
-        records, index = self.unread
-        rest = records[index:]
-        return {tp: rest.records(tp)[0].offset for tp in rest.partitions}
-
-    def last_was_not_handled(self, records: ConsumerRecords | None) -> None:
-        """An exception ends the use of the consumer somewhere in these records."""
-        if records is not None:
-            self.unread = (records, 0)
+        yield from self.user.run_callbacks()
+        self.user.raise_pending()
 
     async def give_back(self) -> None:
         """A loop over the consumer has ended early: what it was not handed is to be returned by the next poll(). A partition that
         was sought meanwhile keeps its new position."""
-        if self.unread is None:
+        commits = self.commits
+        if commits.unread is None:
             return
-        polled_to = self.unread[0].next_offsets()
-        held, self.unread = self._held(), None
+        polled_to = commits.unread[0].next_offsets()
+        held, commits.unread = commits.held(), None
         for tp, offset in held.items():
             handle = self.handles.get(tp)
             place = self.fetcher.position(handle) if handle is not None else None
             if place is not None and place[0] == polled_to[tp]:
                 self.positions.start_at(tp, offset)
 
-    def close_from_user(self, timeout_ms: float, run_callbacks: Callable[[], None]) -> None:
+    def close(self, timeout_ms: float, leave_group: bool | None) -> Steps[None]:
         """Commit, tell the listener, leave, end all threads. Whatever fails or hangs on the way, the threads end."""
         deadline = time.monotonic() + timeout_ms / 1000
         try:
             if self.engine.alive:
-                self.leave_from_user(deadline, run_callbacks)
-                self.engine.call(self._shut).result(max(0.1, deadline - time.monotonic()))
+                yield from self.leave(deadline, leave_group)
+                yield self.engine.call(self._shut, deadline)
         except TimeoutError:
             _log.warning(
                 "close() did not finish within %.0f ms; the group will notice by session.timeout.ms",
@@ -195,43 +157,21 @@ class ConsumerCore:
             self.fetcher.close()
             self.engine.stop(timeout_s=max(0.5, min(5.0, deadline - time.monotonic())))
 
+    def leave(self, deadline: float, leave_group: bool | None = None) -> Steps[None]:
+        """Give the group's partitions back, by the deadline of time.monotonic()."""
+        yield from self.membership.give_back(
+            lambda: max(100.0, (deadline - time.monotonic()) * 1000), leave_group
+        )
+
+    async def _shut(self, deadline: float) -> None:
+        self.client.close()
+
     def abandon(self) -> None:
         """The user forgot to close: end the threads without waiting, commit nothing."""
         if self.engine.alive:
             self.fetcher.close()
             self.engine.post(self.client.close)
             self.engine.post(self.engine.loop.stop)
-
-    def leave_from_user(self, deadline: float, run_callbacks: Callable[[], None]) -> None:
-        """Give the group's partitions back, in order: commit, listener, leave."""
-        owned = list(self.handles) if self.group is not None else []
-        if self.auto_commit_due_s != float("inf") and self.handles:
-            offsets = self.consumed_offsets()
-            left_ms = max(100.0, (deadline - time.monotonic()) * 1000)
-            self.engine.call(self._commit_quietly, offsets, left_ms, "the commit on close").result()
-        run_callbacks()
-        if owned and self.group is not None:
-            self._call_listener("on_partitions_revoked", owned)
-        if self.group is not None:
-            left_ms = max(100.0, (deadline - time.monotonic()) * 1000)
-            self.engine.call(self._leave_group, left_ms).result()
-
-    async def _leave_group(self, timeout_ms: float) -> None:
-        self.positions.drop(list(self.handles))
-        if self.group is not None:
-            group, self.group = self.group, None
-            try:
-                async with asyncio.timeout(timeout_ms / 1000):
-                    await group.leave()
-            except (TimeoutError, KafkaError) as error:
-                _log.warning(
-                    "could not tell group %s that this member leaves: %s",
-                    self._group_id,
-                    error or "no answer",
-                )
-
-    async def _shut(self) -> None:
-        self.client.close()
 
     # ------------------------------------------------------------ what to read
 
@@ -242,7 +182,7 @@ class ConsumerCore:
             raise ConfigError("subscribe() needs group.id; set it, or use assign() to read without a group")
         if (topics is None) == (pattern is None):
             raise ValueError("subscribe() takes either topics or pattern")
-        self._listener = listener
+        self.membership.listener = listener
         if pattern is not None:
             self._pattern = re.compile(pattern)
             self.subscription.subscribe_pattern(self._pattern.pattern)
@@ -255,16 +195,14 @@ class ConsumerCore:
         self.subscription.subscribe(topics)
         self.client.interest = set(topics)
         self.client.want_update()
-        self._subscribe_group()
+        self.membership.subscribe()
 
     async def assign(self, partitions: list[TopicPartition | tuple[str, int] | int]) -> None:
         if self.consumed:
             self.subscription.note_consumed()
         kept = self.subscription.assign_from_user(partitions)
         self._pattern = None
-        if self.group is not None:
-            group, self.group = self.group, None
-            self.engine.spawn(group.leave(), "leave the group for assign()")
+        self.membership.abandon()
         self.positions.drop([tp for tp in self.handles if tp not in kept])
         self.client.interest = {tp.topic for tp in kept}
         self.client.want_update()
@@ -272,12 +210,12 @@ class ConsumerCore:
         self.positions.resolve()
 
     async def unsubscribe(self) -> None:
-        """After leave_from_user(), which has given the group's partitions back."""
+        """After leave(), which has given the group's partitions back."""
         self.positions.drop(list(self.handles))
         self.subscription.unsubscribe()
         self.consumed = False
         self._pattern = None
-        self._listener = None
+        self.membership.listener = None
 
     async def subscribed_topics(self) -> set[str]:
         return set(self.subscription.topics)
@@ -295,142 +233,17 @@ class ConsumerCore:
     async def paused(self) -> set[TopicPartition]:
         return set(self.subscription.paused())
 
-    # ------------------------------------------------------------ the group
-
     def _on_poll(self) -> None:
+        self.membership.polled = True
         if self._group_id is None and self.subscription.subscribed:
-            self.raise_in_poll(
+            self.user.raise_in_poll(
                 ConfigError(
                     f"reading {', '.join(sorted(self.subscription.topics))} as a subscription needs group.id; set it, "
                     "or call assign() with the partitions to read without a group"
                 )
             )
-        elif self.group is not None:
-            self.group.poll_progress()
-        elif self.subscription.subscribed:
-            self._subscribe_group()
-
-    def _subscribe_group(self) -> None:
-        """Join once the user polls, as Java's consumer does; until then assign() may still replace the subscription."""
-        if not self._polled or self._group_id is None:
-            return
-        if self.group is None:
-            assert self.coordinator is not None
-            config = self.config
-            machine = ClassicMember(
-                group_id=self._group_id,
-                group_instance_id=config["group.instance.id"],
-                session_timeout_ms=config["session.timeout.ms"],
-                rebalance_timeout_ms=config["max.poll.interval.ms"],
-                heartbeat_interval_ms=config["heartbeat.interval.ms"],
-                retry_backoff_ms=config["retry.backoff.ms"],
-                retry_backoff_max_ms=config["retry.backoff.max.ms"],
-                assignors=assignors_for(config["partition.assignment.strategy"]),
-            )
-            self.group = GroupDriver(
-                self, self.client, self.coordinator, machine, config["max.poll.interval.ms"]
-            )
-        self.group.feed(Subscribe(tuple(sorted(self.subscription.topics))))
-
-    def idle_ms(self) -> int:
-        return self.fetcher.last_poll_ms()
-
-    def stop_fetching(self, partitions: Sequence[TopicPartition]) -> None:
-        self.fetcher.pause([self.handles[tp] for tp in partitions if tp in self.handles])
-
-    def hand_revocation(
-        self, partitions: Sequence[TopicPartition], commit: bool, done: Callable[[], None]
-    ) -> None:
-        """In the user's thread, inside poll(): what it returned before has been handled, so positions may be committed."""
-        group = self.group
-
-        def revoke() -> None:
-            if commit and self.auto_commit_due_s != float("inf"):
-                offsets = {tp: o for tp, o in self.consumed_offsets().items() if tp in set(partitions)}
-                timeout_ms = self.config["default.api.timeout.ms"]
-                why = "the commit before a revocation"
-                self.engine.call(self._commit_quietly, offsets, timeout_ms, why).result()
-            try:
-                self._call_listener("on_partitions_revoked", partitions)
-            finally:
-                self._report(group, partitions, done)
-
-        self._hand(revoke)
-
-    def hand_loss(self, partitions: Sequence[TopicPartition], done: Callable[[], None]) -> None:
-        group = self.group
-        self.stop_fetching(partitions)
-
-        def lose() -> None:
-            lost = (
-                "on_partitions_lost"
-                if hasattr(self._listener, "on_partitions_lost")
-                else "on_partitions_revoked"
-            )
-            try:
-                self._call_listener(lost, partitions)
-            finally:
-                self._report(group, partitions, done)
-
-        self._hand(lose)
-
-    def _report(
-        self, group: GroupDriver | None, dropped: Sequence[TopicPartition], done: Callable[[], None]
-    ) -> None:
-        """Back to the engine from the user's thread, and wait: after this poll() returns nothing of `dropped`."""
-
-        async def finish() -> None:
-            if self.group is group:
-                self.positions.drop(list(dropped))
-                done()
-
-        self.engine.call(finish).result()
-
-    def take_assignment(self, partitions: Sequence[TopicPartition]) -> None:
-        self.positions.drop([tp for tp in self.handles if tp not in set(partitions)])
-        self.subscription.assign_from_group(partitions)
-        self.fetching.add(partitions)
-        if hasattr(self._listener, "on_partitions_assigned"):
-            # nothing is returned before the listener has run: it may seek
-            self.fetcher.pause([self.handles[tp] for tp in partitions])
-        self.positions.resolve()
-
-    def hand_assignment(self, partitions: Sequence[TopicPartition], done: Callable[[], None]) -> None:
-        if not hasattr(self._listener, "on_partitions_assigned"):
-            done()
-            return
-        group = self.group
-
-        async def finish() -> None:
-            if self.group is group:
-                paused = set(self.subscription.paused())
-                self.fetcher.resume(
-                    [self.handles[tp] for tp in partitions if tp in self.handles and tp not in paused]
-                )
-                done()
-
-        def assigned() -> None:
-            try:
-                self._call_listener("on_partitions_assigned", partitions)
-            finally:
-                self.engine.call(finish).result()
-
-        self._hand(assigned)
-
-    def _hand(self, callback: Callable[[], None]) -> None:
-        self.callbacks.append(callback)
-        self.attend()
-
-    def _call_listener(self, method: str, partitions: Sequence[TopicPartition]) -> None:
-        function = getattr(self._listener, method, None)
-        if function is not None:
-            function(list(partitions))
-
-    def raise_in_poll(self, error: BaseException) -> None:
-        """Have the user's next poll() raise this. Bounded: what repeats while nobody polls is kept once, and the first ones stay."""
-        if len(self._errors) < _MOST_ERRORS and not any(str(error) == str(other) for other in self._errors):
-            self._errors.append(error)
-        self.attend()
+        else:
+            self.membership.poll_progress()
 
     # ------------------------------------------------------------ metadata
 
@@ -442,13 +255,14 @@ class ConsumerCore:
                 for t in snapshot.topics.values()
                 if self._pattern.fullmatch(t.name) and self._visible(t)
             }
-            if matching != set(self.subscription.topics) or (self.group is None and self._polled):
+            driver = self.membership.driver
+            if matching != set(self.subscription.topics) or (driver is None and self.membership.polled):
                 self.subscription.pattern_matched(matching)
-                self._subscribe_group()
+                self.membership.subscribe()
         self.positions.refuse_missing()
         self.fetching.refresh_leaders()
-        if self.group is not None:
-            self.group.metadata_changed()
+        if self.membership.driver is not None:
+            self.membership.driver.metadata_changed()
 
     def _visible(self, topic: Any) -> bool:
         return not (topic.is_internal and self.config["exclude.internal.topics"])
@@ -458,7 +272,7 @@ class ConsumerCore:
     async def position(self, tp: TopicPartition, timeout_ms: float) -> int:
         async with self.client.within(timeout_ms, f"finding the position of {tp}"):
             place = await self.positions.of(tp)
-            return min(place, self._held().get(tp, place))
+            return min(place, self.commits.held().get(tp, place))
         raise AssertionError("within() raises or lets through")
 
     async def seek(self, tp: TopicPartition, offset: int | OffsetAndMetadata) -> None:
@@ -477,76 +291,10 @@ class ConsumerCore:
 
     # ------------------------------------------------------------ offsets
 
-    def _need_group(self, what: str) -> GroupCoordinator:
-        if self.coordinator is None:
-            raise ConfigError(f"{what} needs group.id: offsets are stored under a group's name")
-        return self.coordinator
-
-    async def commit(
-        self,
-        offsets: dict[TopicPartition, OffsetAndMetadata] | None,
-        *,
-        allow_rewind: bool,
-        timeout_ms: float,
-    ) -> dict[TopicPartition, OffsetAndMetadata]:
-        coordinator = self._need_group("commit()")
-        wanted = self.consumed_offsets() if offsets is None else offsets
-        machine = self.group.machine if self.group is not None else None
-        member = (machine.member_id, machine.generation_id) if machine is not None else ("", -1)
-        if wanted and machine is not None and machine.generation_id < 0:
-            # Sent without a generation it would count as a commit from outside the group, which the coordinator takes whenever the
-            # group happens to be empty: this member's old positions could then undo what another has committed since.
-            raise CommitFailedError(
-                f"committing {len(wanted)} offsets of group {self._group_id!r}: this consumer is no member of the group now, and its "
-                "partitions may belong to others. Call poll() to join, then commit what it returns"
-            )
-        async with (
-            self.client.within(timeout_ms, f"committing {len(wanted)} offsets of group {self._group_id!r}"),
-            self._commit_order,
-        ):
-            to_send = self.ledger.check(wanted, allow_rewind=allow_rewind)
-            await coordinator.commit(
-                to_send,
-                member_id=member[0],
-                generation_id=member[1],
-                group_instance_id=self.config["group.instance.id"] if machine is not None else None,
-            )
-            self.ledger.acknowledged(to_send)
-        return to_send
-
-    async def _commit_quietly(
-        self, offsets: dict[TopicPartition, OffsetAndMetadata], timeout_ms: float, what: str
-    ) -> None:
-        """A commit that nobody asked for by name: its failure is logged, and the next one covers it."""
-        try:
-            ahead = self.ledger.not_behind(offsets)
-            await self.commit(ahead, allow_rewind=False, timeout_ms=timeout_ms)
-        except KafkaError as error:
-            _log.warning("%s failed: %s", what, error)
-
-    def commit_async(
-        self,
-        offsets: dict[TopicPartition, OffsetAndMetadata] | None,
-        callback: Callable[..., object] | None,
-        timeout_ms: float,
-    ) -> concurrent.futures.Future[dict[TopicPartition, OffsetAndMetadata]]:
-        """From the user's thread. The positions are those of now, whatever poll() returns before the commit is sent."""
-        self._need_group("commit_async()")
-        wanted = self.consumed_offsets() if offsets is None else offsets
-        future = self.engine.call(self.commit, wanted, allow_rewind=False, timeout_ms=timeout_ms)
-        if callback is not None:
-
-            def tell(done: concurrent.futures.Future[Any]) -> None:
-                error = None if done.cancelled() else done.exception()
-                self._hand(lambda: callback(wanted, error))  # type: ignore[arg-type]
-
-            future.add_done_callback(tell)
-        return future
-
     async def committed(
         self, partitions: list[TopicPartition], timeout_ms: float
     ) -> dict[TopicPartition, OffsetAndMetadata | None]:
-        coordinator = self._need_group("committed()")
+        coordinator = self.commits.need_group("committed()")
         async with self.client.within(
             timeout_ms, f"reading the committed offsets of group {self._group_id!r}"
         ):

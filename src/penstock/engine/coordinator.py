@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from ..errors import CommitFailedError, KafkaError
+from ..errors import CommitFailedError, RebalanceInProgressError
 from ..protocol import Api, error_for, error_name, is_retriable
 from ..types import OffsetAndMetadata, TopicPartition
-from .client import COORDINATOR, ClusterClient
+from .client import CONTROL, ClusterClient
 from .connection import DisconnectedError
 
 _log = logging.getLogger("penstock.engine.coordinator")
@@ -20,9 +21,26 @@ COORDINATOR_MOVED = frozenset({14, 15, 16})  # load in progress, not available, 
 _LOAD_IN_PROGRESS = 14
 _ILLEGAL_GENERATION, _UNKNOWN_MEMBER_ID, _REBALANCE_IN_PROGRESS = 22, 25, 27
 _STALE_MEMBER_EPOCH, _FENCED_INSTANCE_ID = 113, 82
+_FENCED_MEMBER_EPOCH = 110
 _GROUP_MOVED_ON = frozenset(
-    {_ILLEGAL_GENERATION, _UNKNOWN_MEMBER_ID, _STALE_MEMBER_EPOCH, _FENCED_INSTANCE_ID}
+    {_ILLEGAL_GENERATION, _UNKNOWN_MEMBER_ID, _FENCED_INSTANCE_ID, _FENCED_MEMBER_EPOCH}
 )
+_EPOCH_MAY_CHANGE = frozenset({_STALE_MEMBER_EPOCH, _UNKNOWN_MEMBER_ID, _FENCED_MEMBER_EPOCH})
+
+
+@dataclass(frozen=True, slots=True)
+class MemberIdentity:
+    """Under which name a consumer asks about offsets. The default is no member: with assign(), anyone may read and commit."""
+
+    member_id: str = ""
+    generation_id: int = -1
+    group_instance_id: str | None = None
+    of_a_group: bool = False
+    rebalancing: bool = False  # the generation is about to change by itself
+    waits_for_user: bool = False  # a callback is to run in the user's poll() before the group can go on
+    has_epoch: bool = (
+        False  # generation_id is a member epoch of KIP-848, which reading offsets is checked by, too
+    )
 
 
 def by_topic(partitions: Iterable[TopicPartition]) -> dict[str, list[int]]:
@@ -41,6 +59,7 @@ class GroupCoordinator:
         self._finding: asyncio.Task[int] | None = None
         self.group_id = group_id
         self.node_id: int | None = None
+        self.identity: Callable[[], MemberIdentity] = MemberIdentity  # set once, by the consumer's core
 
     async def find(self) -> int:
         """The coordinator's node id; one search serves all who wait."""
@@ -66,33 +85,36 @@ class GroupCoordinator:
             _log.info("group %s: coordinator %s left: %s", self.group_id, self.node_id, reason)
             self.node_id = None
 
-    async def request(self, api: Api, **fields: Any) -> Any:
-        """One request to the coordinator. DisconnectedError forgets it, so that the next try searches."""
+    async def request(self, api: Api, *, purpose: str = CONTROL, **fields: Any) -> Any:
+        """One request to the coordinator. DisconnectedError forgets it, so that the next try searches.
+
+        What a broker may hold for minutes goes over COORDINATOR, a connection apart: offsets are read and committed during a join.
+        """
         node_id = await self.find()
         try:
-            return await self._client.request(api, node_id=node_id, purpose=COORDINATOR, **fields)
+            return await self._client.request(api, node_id=node_id, purpose=purpose, **fields)
         except DisconnectedError as error:
             self.lost(str(error))
             raise
 
     async def committed(
-        self,
-        partitions: Iterable[TopicPartition],
-        *,
-        require_stable: bool,
-        member_id: str | None = None,
-        member_epoch: int = -1,
+        self, partitions: Iterable[TopicPartition], *, require_stable: bool
     ) -> dict[TopicPartition, OffsetAndMetadata | None]:
-        """What the group has committed, None where nothing is. Retries until the caller's time is over."""
+        """What the group has committed, None where nothing is. Retries until the caller's time is over.
+
+        A member of the consumer protocol asks with its epoch. One that is behind the coordinator's (STALE_MEMBER_EPOCH) waits for the
+        heartbeat that brings the new one: taking the answer for "nothing committed" would reset its positions.
+        """
         topics = [{"name": t, "partition_indexes": sorted(p)} for t, p in by_topic(partitions).items()]
-        group = {
-            "group_id": self.group_id,
-            "member_id": member_id,
-            "member_epoch": member_epoch,
-            "topics": topics,
-        }
         backoff = self._client.retry_backoff()
         while True:
+            me = self.identity()
+            group = {
+                "group_id": self.group_id,
+                "member_id": me.member_id if me.has_epoch else None,
+                "member_epoch": me.generation_id if me.has_epoch else -1,
+                "topics": topics,
+            }
             try:
                 response = await self.request(
                     Api.OFFSET_FETCH,
@@ -113,19 +135,20 @@ class GroupCoordinator:
                 return _read_committed(answer)
             if code in COORDINATOR_MOVED and code != _LOAD_IN_PROGRESS:
                 self.lost(error_name(code))
-            elif not is_retriable(code):
+            elif not (is_retriable(code) or (me.has_epoch and code in _EPOCH_MAY_CHANGE)):
                 raise error_for(code, f"reading the committed offsets of group {self.group_id!r}")
             await asyncio.sleep(backoff.next_ms() / 1000)
 
     async def commit(
         self,
         offsets: Mapping[TopicPartition, OffsetAndMetadata],
-        *,
-        member_id: str = "",
-        generation_id: int = -1,
-        group_instance_id: str | None = None,
+        check: Callable[[], MemberIdentity] = MemberIdentity,
     ) -> None:
-        """Store offsets. CommitFailedError if the group moved on; retriable errors are retried until the caller's time is over."""
+        """Store offsets; `check` says under which membership, before every try, or raises.
+
+        CommitFailedError if the group moved on, RebalanceInProgressError if the rebalance waits for the user's poll(); what time may
+        mend, a rebalance that goes on by itself too, is tried again until the caller's time is over.
+        """
         if not offsets:
             return
         topics = [
@@ -137,30 +160,29 @@ class GroupCoordinator:
         ]
         backoff = self._client.retry_backoff()
         while True:
+            me = check()
             try:
                 response = await self.request(
                     Api.OFFSET_COMMIT,
                     group_id=self.group_id,
-                    generation_id_or_member_epoch=generation_id,
-                    member_id=member_id,
-                    group_instance_id=group_instance_id,
+                    generation_id_or_member_epoch=me.generation_id,
+                    member_id=me.member_id,
+                    group_instance_id=me.group_instance_id,
                     retention_time=-1,
                     topics=topics,
                 )
             except DisconnectedError as error:
                 _log.debug("OffsetCommit of group %s: %s", self.group_id, error)
-                await asyncio.sleep(backoff.next_ms() / 1000)
-                continue
-            failure = _commit_failure(self.group_id, response, offsets)
-            if failure is None:
-                return
-            if (
-                getattr(failure, "code", 0) in COORDINATOR_MOVED
-                and getattr(failure, "code", 0) != _LOAD_IN_PROGRESS
-            ):
-                self.lost(str(failure))
-            elif not failure.retriable:
-                raise failure
+            else:
+                code, tp = _gravest(response)
+                if code == 0:
+                    return
+                what = f"committing offset {offsets[tp].offset} of {tp} for group {self.group_id!r}"
+                if code in COORDINATOR_MOVED:
+                    if code != _LOAD_IN_PROGRESS:
+                        self.lost(error_name(code))
+                else:
+                    _refuse_for_good(code, what, me, self.identity())
             await asyncio.sleep(backoff.next_ms() / 1000)
 
 
@@ -188,32 +210,32 @@ def _read_committed(answer: Any) -> dict[TopicPartition, OffsetAndMetadata | Non
     return found
 
 
-def _commit_failure(
-    group_id: str, response: Any, offsets: Mapping[TopicPartition, OffsetAndMetadata]
-) -> KafkaError | None:
-    """The gravest error among the partitions: one that no retry mends wins over one that it may."""
-    failures: list[KafkaError] = []
+def _gravest(response: Any) -> tuple[int, TopicPartition]:
+    """(error code, partition) of a commit's answer: one that no retry mends wins over one that it may; (0, ...) where all is stored."""
+    found = (0, TopicPartition("", -1))
     for topic in response.topics:
         for p in topic.partitions:
             code = int(p.error_code)
-            if code == 0:
-                continue
-            tp = TopicPartition(str(topic.name), int(p.partition_index))
-            what = f"committing offset {offsets[tp].offset} of {tp} for group {group_id!r}"
-            if code in _GROUP_MOVED_ON:
-                failures.append(
-                    CommitFailedError(
-                        f"{what}: {error_name(code)}: the group has rebalanced and this member's partitions belong to others. "
-                        "Raise max.poll.interval.ms or lower max.poll.records if handling one poll takes that long"
-                    )
-                )
-            elif code == _REBALANCE_IN_PROGRESS:
-                failure = CommitFailedError(
-                    f"{what}: a rebalance is under way; call poll() to take part in it, then commit again"
-                )
-                failure.retriable = False
-                failures.append(failure)
-            else:
-                failures.append(error_for(code, what))
-    failures.sort(key=lambda failure: failure.retriable)
-    return failures[0] if failures else None
+            if code and (found[0] == 0 or is_retriable(found[0])):
+                found = code, TopicPartition(str(topic.name), int(p.partition_index))
+    return found
+
+
+def _refuse_for_good(code: int, what: str, sent_as: MemberIdentity, now: MemberIdentity) -> None:
+    """Raise, unless another try may do better."""
+    if code == _REBALANCE_IN_PROGRESS:
+        if now.waits_for_user:
+            raise RebalanceInProgressError(
+                f"{what}: a rebalance is under way; call poll() to take part in it, then commit what is still assigned"
+            )
+    elif code == _STALE_MEMBER_EPOCH:
+        return  # the heartbeat that brings the new epoch is on its way
+    elif code in _GROUP_MOVED_ON:
+        moved = (sent_as.member_id, sent_as.generation_id) != (now.member_id, now.generation_id)
+        if code == _FENCED_INSTANCE_ID or not (moved or now.rebalancing):
+            raise CommitFailedError(
+                f"{what}: {error_name(code)}: the group has rebalanced and this member's partitions belong to others. "
+                "Raise max.poll.interval.ms or lower max.poll.records if handling one poll takes that long"
+            )
+    elif not is_retriable(code):
+        raise error_for(code, what)

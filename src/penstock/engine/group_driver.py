@@ -13,9 +13,9 @@ from ..group import messages as g
 from ..group.classic import ClassicMember
 from ..protocol import Api
 from ..types import TopicPartition
-from .client import ClusterClient
+from .client import COORDINATOR, ClusterClient
 from .connection import DisconnectedError
-from .coordinator import GroupCoordinator
+from .coordinator import GroupCoordinator, MemberIdentity
 
 _log = logging.getLogger("penstock.engine.group")
 _PROTOCOL_TYPE = "consumer"
@@ -58,6 +58,7 @@ class GroupDriver:
         self._poll_watch: asyncio.TimerHandle | None = None
         self._beats: g.KeepHeartbeating | None = None
         self._commit_before_revoke = False
+        self._callbacks_out = 0  # handed to the user's thread and not done
         self._poll_expired = False
         self._found_before = False
         self._left: asyncio.Future[None] | None = None
@@ -98,6 +99,18 @@ class GroupDriver:
                 self._counts = now
                 self.feed(g.TopicsChanged())
 
+    def identity(self) -> MemberIdentity:
+        """Under which name requests about offsets are sent now."""
+        machine = self.machine
+        return MemberIdentity(
+            machine.member_id,
+            machine.generation_id,
+            machine.group_instance_id,
+            of_a_group=True,
+            rebalancing=machine.rebalancing,
+            waits_for_user=self._callbacks_out > 0,
+        )
+
     async def leave(self, leave_group: bool | None = None) -> None:
         """Leave the group; returns when the coordinator was told, or cannot be. `leave_group` as in messages.Leave."""
         if self._left is None:
@@ -129,6 +142,7 @@ class GroupDriver:
         async def join() -> g.Event:
             response = await self._coordinator.request(
                 Api.JOIN_GROUP,
+                purpose=COORDINATOR,
                 timeout_ms=effect.rebalance_timeout_ms + 5_000,  # the broker holds it until all have joined
                 group_id=self._coordinator.group_id,
                 session_timeout=effect.session_timeout_ms,
@@ -158,6 +172,7 @@ class GroupDriver:
         async def sync() -> g.Event:
             response = await self._coordinator.request(
                 Api.SYNC_GROUP,
+                purpose=COORDINATOR,
                 timeout_ms=self._max_poll_interval_ms + 5_000,
                 group_id=self._coordinator.group_id,
                 generation_id=effect.generation_id,
@@ -189,6 +204,7 @@ class GroupDriver:
             try:
                 response = await self._coordinator.request(
                     Api.HEARTBEAT,
+                    purpose=COORDINATOR,
                     group_id=self._coordinator.group_id,
                     generation_id=effect.generation_id,
                     member_id=effect.member_id,
@@ -244,17 +260,27 @@ class GroupDriver:
 
     def _do_CallRevoked(self, effect: g.CallRevoked) -> None:
         commit, self._commit_before_revoke = self._commit_before_revoke, False
-        self._host.hand_revocation(effect.partitions, commit, lambda: self.feed(g.RevocationDone()))
+        self._host.hand_revocation(effect.partitions, commit, self._called(g.RevocationDone()))
 
     def _do_CallLost(self, effect: g.CallLost) -> None:
         self._commit_before_revoke = False
-        self._host.hand_loss(effect.partitions, lambda: self.feed(g.LossDone()))
+        self._host.hand_loss(effect.partitions, self._called(g.LossDone()))
 
     def _do_AssignPartitions(self, effect: g.AssignPartitions) -> None:
         self._host.take_assignment(effect.partitions)
 
     def _do_CallAssigned(self, effect: g.CallAssigned) -> None:
-        self._host.hand_assignment(effect.partitions, lambda: self.feed(g.AssignmentDone()))
+        self._host.hand_assignment(effect.partitions, self._called(g.AssignmentDone()))
+
+    def _called(self, event: g.Event) -> Callable[[], None]:
+        """What the host calls once the user's thread has run a callback."""
+        self._callbacks_out += 1
+
+        def done() -> None:
+            self._callbacks_out -= 1
+            self.feed(event)
+
+        return done
 
     def _do_NeedPartitionCounts(self, effect: g.NeedPartitionCounts) -> None:
         self._client.engine.spawn(self._count_partitions(tuple(effect.topics)), "group: partition counts")

@@ -97,6 +97,11 @@ class ClassicMember:
         self._cause: type = g.Tick
         self._out: list[g.Effect] = []
 
+    @property
+    def rebalancing(self) -> bool:
+        """Whether the generation is about to change, without the user having to do anything for it."""
+        return self.state in (State.JOINING, State.COUNTING, State.SYNCING, State.FINDING, State.BACKING_OFF)
+
     # ------------------------------------------------------------ the machine's two questions
 
     def handle(self, event: g.Event, now_ms: int) -> list[g.Effect]:
