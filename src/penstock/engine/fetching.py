@@ -24,7 +24,7 @@ class FetchDriver:
 
     Fields: `handles` maps each assigned partition to the fetcher's handle (read, as a whole copy, by the user's thread too);
     `_leaders` is what the fetcher was last told; `_loops` holds the open fetch connection of each node, `_opening` the
-    tasks that open one; `_resting` the partitions that wait out a backoff after an error.
+    tasks that open one; `_resting` the partitions that wait out a backoff after an error, `_held` those held back.
     """
 
     def __init__(
@@ -48,6 +48,8 @@ class FetchDriver:
         self._opening: dict[int, asyncio.Task[None]] = {}
         self._backoffs: dict[TopicPartition, Backoff] = {}
         self._resting: set[TopicPartition] = set()
+        self._held: set[TopicPartition] = set()
+        self._refresh_is_due = False
         client.engine.fetch_events = self._on_event
 
     def add(self, partitions: Iterable[TopicPartition]) -> None:
@@ -74,11 +76,30 @@ class FetchDriver:
             for table in (self._leaders, self._topic_ids, self._backoffs):
                 table.pop(tp, None)
             self._resting.discard(tp)
+            self._held.discard(tp)
         if handles:
             self._fetcher.unassign(handles)
 
+    def hold(self, tp: TopicPartition) -> None:
+        """Fetch nothing of this partition until release(); what was fetched is returned."""
+        handle = self.handles.get(tp)
+        if handle is not None and tp not in self._held:
+            self._held.add(tp)
+            self._leaders[tp] = (-1, -1)
+            self._fetcher.set_leader(handle, -1, -1)
+
+    def release(self, tp: TopicPartition) -> None:
+        """Let it be fetched again, soon: many are released at once, and the leaders are looked up once for all."""
+        if tp in self._held:
+            self._held.discard(tp)
+            self._leaders.pop(tp, None)
+            if not self._refresh_is_due:
+                self._refresh_is_due = True
+                self._client.engine.loop.call_soon(self.refresh_leaders)
+
     def refresh_leaders(self) -> None:
         """Bring the fetcher in line with the snapshot; ask for news while a partition has no leader."""
+        self._refresh_is_due = False
         snapshot = self._client.snapshot
         wanted_nodes = set()
         leaderless = False
@@ -92,7 +113,8 @@ class FetchDriver:
                     self._on_recreated(tp)
             leaderless = leaderless or node_id < 0
             wanted_nodes.add(node_id)
-            if tp not in self._resting and self._leaders.get(tp) != (node_id, epoch):
+            is_kept_back = tp in self._resting or tp in self._held
+            if not is_kept_back and self._leaders.get(tp) != (node_id, epoch):
                 self._leaders[tp] = (node_id, epoch)
                 self._fetcher.set_leader(handle, node_id, epoch)
         wanted_nodes.discard(-1)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import AsyncGenerator, Coroutine, Mapping
+from contextlib import aclosing
+from typing import Any, Final
 
+from ..errors import KafkaError
 from ..protocol import Api, error_for, is_retriable
 from ..types import OffsetAndTimestamp, TopicPartition
+from .backoff import Backoff
 from .client import ClusterClient
 from .connection import DisconnectedError
 
@@ -17,6 +20,10 @@ _log = logging.getLogger("penstock.engine.list_offsets")
 
 LATEST: Final = -1
 EARLIEST: Final = -2
+
+
+Answer = OffsetAndTimestamp | None | KafkaError
+"""None: no record is that young. An error: no retry mends it."""
 
 
 async def list_offsets(
@@ -27,43 +34,95 @@ async def list_offsets(
     Retries with fresh metadata while leaders move, until the caller's time is over. BrokerError for what no retry mends.
     """
     found: dict[TopicPartition, OffsetAndTimestamp | None] = {}
-    missing = dict(queries)
-    backoff = client.retry_backoff()
-    client.add_interest({tp.topic for tp in queries})
-    while missing:
-        by_leader: dict[int, dict[TopicPartition, int]] = defaultdict(dict)
-        for tp, timestamp in missing.items():
-            _check_exists(client, tp)
-            by_leader[client.snapshot.leader(*tp)[0]][tp] = timestamp
-        leaderless = by_leader.pop(-1, {})
-        answers = await asyncio.gather(
-            *(_ask(client, node, part, isolation_level) for node, part in by_leader.items())
-        )
-        for answer in answers:
-            found.update(answer)
-        missing = {tp: timestamp for tp, timestamp in missing.items() if tp not in found}
-        if missing:
-            client.want_update()
-            if leaderless and len(leaderless) == len(missing):
-                await client.updated()  # nothing was asked: wait for news, not for a clock
-                if any(client.snapshot.leader(*tp)[0] >= 0 for tp in missing):
-                    continue
-            await asyncio.sleep(backoff.next_ms() / 1000)
+    async with aclosing(each_offset(client, queries, isolation_level=isolation_level)) as answers:
+        async for tp, answer in answers:
+            if isinstance(answer, KafkaError):
+                raise answer
+            found[tp] = answer
     return found
 
 
-def _check_exists(client: ClusterClient, tp: TopicPartition) -> None:
+async def each_offset(
+    client: ClusterClient, queries: Mapping[TopicPartition, int], *, isolation_level: int
+) -> AsyncGenerator[tuple[TopicPartition, Answer], None]:
+    """The answers as they come, one for each query. One request is under way per leader; a partition without a leader, or whose leader
+    does not answer, keeps no other waiting."""
+    client.add_interest({tp.topic for tp in queries})
+    backoff = client.retry_backoff()
+    to_ask = dict(queries)
+    under_way: dict[asyncio.Task[dict[TopicPartition, Answer] | None], dict[TopicPartition, int]] = {}
+
+    def start(
+        work: Coroutine[Any, Any, dict[TopicPartition, Answer] | None], about: dict[TopicPartition, int]
+    ) -> None:
+        under_way[client.engine.loop.create_task(work, name="ListOffsets")] = about
+
+    try:
+        while to_ask or under_way:
+            for tp in [tp for tp in to_ask if not _may_exist(client, tp)]:
+                del to_ask[tp]
+                yield tp, _no_such_partition(client, tp)
+            for node_id, part in _by_leader(client, to_ask).items():
+                start(
+                    _ask(client, node_id, part, isolation_level)
+                    if node_id >= 0
+                    else _rest(client, backoff, part),
+                    part,
+                )
+            to_ask = {}
+            if not under_way:
+                break
+            done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                part, found = under_way.pop(task), task.result()
+                if found is None:  # rested
+                    to_ask.update(part)
+                    continue
+                again = {tp: timestamp for tp, timestamp in part.items() if tp not in found}
+                if again:
+                    start(_rest(client, backoff, again), again)
+                for answered in found.items():
+                    yield answered
+    finally:
+        for task in under_way:
+            task.cancel()
+
+
+def _by_leader(
+    client: ClusterClient, queries: Mapping[TopicPartition, int]
+) -> dict[int, dict[TopicPartition, int]]:
+    by_leader: dict[int, dict[TopicPartition, int]] = defaultdict(dict)
+    for tp, timestamp in queries.items():
+        by_leader[client.snapshot.leader(*tp)[0]][tp] = timestamp
+    return by_leader
+
+
+def _may_exist(client: ClusterClient, tp: TopicPartition) -> bool:
     """A partition that a known topic does not have will not come by waiting for it."""
     topic = client.snapshot.topics.get(tp.topic)
-    if topic is not None and topic.partitions and tp.partition not in topic.partitions:
-        raise error_for(
-            3, f"{tp}: the topic has {len(topic.partitions)} partitions, 0 to {len(topic.partitions) - 1}"
-        )
+    return topic is None or not topic.partitions or tp.partition in topic.partitions
+
+
+def _no_such_partition(client: ClusterClient, tp: TopicPartition) -> KafkaError:
+    count = len(client.snapshot.topics[tp.topic].partitions)
+    return error_for(3, f"{tp}: the topic has {count} partitions, 0 to {count - 1}")
+
+
+async def _rest(client: ClusterClient, backoff: Backoff, queries: Mapping[TopicPartition, int]) -> None:
+    """Before these are asked again: fresh metadata, at once where it names a leader for one that had none, else after a backoff."""
+    had_none = [tp for tp in queries if client.snapshot.leader(*tp)[0] < 0]
+    client.want_update()
+    if len(had_none) == len(queries):
+        await client.updated()  # nothing can be asked: wait for news, not for a clock
+        if any(client.snapshot.leader(*tp)[0] >= 0 for tp in had_none):
+            return
+    await asyncio.sleep(backoff.next_ms() / 1000)
 
 
 async def _ask(
     client: ClusterClient, node_id: int, queries: Mapping[TopicPartition, int], isolation_level: int
-) -> dict[TopicPartition, OffsetAndTimestamp | None]:
+) -> dict[TopicPartition, Answer]:
+    """One request to a leader. What another try may answer is left out."""
     topics: dict[str, list[dict[str, int]]] = defaultdict(list)
     for tp, timestamp in queries.items():
         epoch = client.snapshot.leader(*tp)[1]
@@ -81,7 +140,9 @@ async def _ask(
     except DisconnectedError as error:
         _log.debug("ListOffsets from node %d: %s", node_id, error)
         return {}
-    found: dict[TopicPartition, OffsetAndTimestamp | None] = {}
+    except KafkaError as error:
+        return dict.fromkeys(queries, error)
+    found: dict[TopicPartition, Answer] = {}
     for topic in response.topics:
         for p in topic.partitions:
             tp = TopicPartition(str(topic.name), int(p.partition_index))
@@ -94,5 +155,5 @@ async def _ask(
                     else OffsetAndTimestamp(offset, int(p.timestamp), int(getattr(p, "leader_epoch", -1)))
                 )
             elif not is_retriable(code):
-                raise error_for(code, f"asking for the offsets of {tp}")
+                found[tp] = error_for(code, f"asking for the offsets of {tp}")
     return found

@@ -19,7 +19,8 @@ class Kind(Enum):
 
 
 class Phase(Enum):
-    """A partition's way to a position. Each is entered from the one before; seek() leads to POSITIONED from all."""
+    """A partition's way to a position. Each is entered from the one before; seek() leads to POSITIONED from all, or to
+    AWAITS_VALIDATION where it names a leader epoch."""
 
     NEEDS_COMMITTED = auto()
     """Assigned; the group's committed offset is not known yet."""
@@ -27,6 +28,9 @@ class Phase(Enum):
     """Nothing is committed, or the user or the log asks for a reset: the leader must say an offset."""
     POSITIONED = auto()
     """Fetched from its position on."""
+    AWAITS_VALIDATION = auto()
+    """It has a position, and another leader than that of the record before it: the leader must say whether it still has that record
+    (KIP-320). Not fetched meanwhile; what was fetched before is returned. Leads to POSITIONED, NEEDS_RESET or GIVEN_UP."""
     GIVEN_UP = auto()
     """poll() raises its error; only seek() or a reset by the user leads out."""
 
@@ -169,6 +173,18 @@ class SubscriptionState:
         if partition in self._phases:
             self._phases[partition] = Phase.POSITIONED
             self._strategies.pop(partition, None)
+
+    def await_validation(self, partition: TopicPartition) -> None:
+        """Its position may not be in the log any more."""
+        if partition in self._phases:
+            self._phases[partition] = Phase.AWAITS_VALIDATION
+            self._strategies.pop(partition, None)
+
+    def awaits_validation(self, partition: TopicPartition) -> bool:
+        return self._phases.get(partition) is Phase.AWAITS_VALIDATION
+
+    def has_valid_position(self, partition: TopicPartition) -> bool:
+        return self._phases.get(partition) is Phase.POSITIONED
 
     def give_up(self, partition: TopicPartition) -> None:
         """No position can be had; poll() says why."""
