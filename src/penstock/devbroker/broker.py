@@ -17,6 +17,7 @@ from .options import BrokerOptions
 from .server import Connection, Handler, Server
 from .storage import FileStorage, MemoryStorage, Storage
 from .stores import OffsetStore, TransactionStore
+from .telemetry import TelemetryPush, Wanted
 
 log = logging.getLogger("penstock.devbroker")
 T = TypeVar("T")
@@ -154,6 +155,18 @@ class DevBroker:
             return {(topic, partition): value.offset for (topic, partition), value in offsets.items()}
 
         return self._call(look)
+
+    def want_telemetry(self, *prefixes: str, **wishes: Any) -> None:
+        """Ask all clients for measurements whose names begin so ("*": all; none: for nothing more), as KIP-714 has it.
+
+        `wishes`: interval_ms (300,000), delta (True), max_bytes (1 MiB), compression_types (gzip alone). Forgotten by a stop().
+        """
+        wanted = Wanted(prefixes, **wishes)
+        self._call(lambda server: setattr(server.telemetry, "wanted", wanted))
+
+    def telemetry(self) -> list[TelemetryPush]:
+        """What clients have pushed since start(), oldest first; at most the last 1000."""
+        return self._call(lambda server: list(server.telemetry.pushes))
 
     def disconnect_all(self) -> int:
         """Close every client's connection, as a broker's restart would; returns how many there were."""

@@ -16,6 +16,7 @@ from .apis import APIS, Api, Call
 from .cluster import Cluster
 from .codes import Code
 from .coordinator import Coordinator, TransactionCoordinator
+from .telemetry import Telemetry
 
 if TYPE_CHECKING:
     from .wire import Request
@@ -160,6 +161,7 @@ class Server:
         self.cluster = cluster
         self.groups = groups
         self.transactions = transactions
+        self.telemetry = Telemetry()
         self.connections: set[Connection] = set()
         self.advertised: tuple[str, int] = ("127.0.0.1", 0)
         self.max_frame_bytes = cluster.options.number("socket.request.max.bytes")

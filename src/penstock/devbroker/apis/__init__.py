@@ -98,5 +98,7 @@ APIS: dict[int, Api] = {
         Api(42, "delete_groups", 0, 2),
         Api(47, "offset_delete", 0, 0),
         Api(60, "describe_cluster", 0, 2),
+        Api(71, "get_telemetry_subscriptions", 0, 0),
+        Api(72, "push_telemetry", 0, 0),
     )
 }
