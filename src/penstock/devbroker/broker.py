@@ -227,6 +227,9 @@ class DevBroker:
         )
         cluster = Cluster(storage, self._options)
         groups = Coordinator(OffsetStore(storage), self._options)
+        for topic in cluster.topics.values():
+            groups.topic_changed(topic)
+        cluster.on_topic_changed = groups.topic_changed
         cluster.on_topic_deleted = groups.topic_deleted
         transactions = TransactionCoordinator(TransactionStore(storage), cluster, groups)
         server = Server(cluster, groups, transactions, self._interceptors)

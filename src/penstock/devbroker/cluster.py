@@ -55,6 +55,7 @@ class Cluster:
         self.topics: dict[str, Topic] = {}
         self.topic_ids: dict[uuid.UUID, Topic] = {}
         self.cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        self.on_topic_changed: Callable[[Topic], None] = lambda topic: None  # made, or grown
         self.on_topic_deleted: Callable[[str], None] = lambda name: None
         self._storage = storage
         self._next_producer_id = self._producer_ids_below = 0
@@ -90,6 +91,7 @@ class Cluster:
         entry = {"topic": name, "id": topic.id.hex, "partitions": count, "config": topic.config}
         self._meta.append(entry)
         self._enter(topic, count)
+        self.on_topic_changed(topic)
         return topic
 
     def add_partitions(self, name: str, count: int, dry: bool = False) -> None:
@@ -103,6 +105,7 @@ class Cluster:
         if not dry:
             self._meta.append({"grow": topic.id.hex, "partitions": count})
             self._grow(topic, count)
+            self.on_topic_changed(topic)
 
     def delete_topic(self, topic: Topic) -> None:
         self._meta.append({"delete": topic.id.hex})

@@ -11,7 +11,7 @@ from typing import Any
 
 from penstock.types import TopicPartition
 
-from .cluster import Cluster
+from .cluster import Cluster, Topic
 from .codes import Code, RequestRefused
 from .group_events import (
     Effect,
@@ -22,6 +22,7 @@ from .group_events import (
     StoreDeletion,
     StoreOffsets,
     Tick,
+    TopicChanged,
     TopicDeleted,
 )
 from .groups import GroupCoordinator, GroupLimits
@@ -67,6 +68,10 @@ class Coordinator:
             initial_rebalance_delay_ms=options.number("group.initial.rebalance.delay.ms"),
             max_size=options.number("group.max.size"),
             max_metadata_bytes=options.number("offset.metadata.max.bytes"),
+            consumer_heartbeat_interval_ms=options.number("group.consumer.heartbeat.interval.ms"),
+            consumer_session_timeout_ms=options.number("group.consumer.session.timeout.ms"),
+            consumer_max_size=options.number("group.consumer.max.size"),
+            consumer_migration_policy=options.values["group.consumer.migration.policy"],
         )
         self.machine = GroupCoordinator(lambda prefix: f"{prefix}-{uuid.uuid4()}", limits)
         self._store = store
@@ -79,6 +84,9 @@ class Coordinator:
         token: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._handle(event(token))
         return token
+
+    def topic_changed(self, topic: Topic) -> None:
+        self._handle(TopicChanged(None, topic.name, topic.id, len(topic.partitions)))
 
     def topic_deleted(self, name: str) -> None:
         self._handle(TopicDeleted(None, name))

@@ -5,7 +5,7 @@ Every event but Tick carries a token, which the machine hands back with the answ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from penstock.types import OffsetAndMetadata, TopicPartition
 
 from .codes import Code
+from .consumer_assignors import Partition
 
 Token = Any
 
@@ -74,7 +75,10 @@ class LeaveGroup:
 
 @dataclass(frozen=True, slots=True)
 class CommitOffsets:
-    """Also TxnOffsetCommit: then producer_id is set, and the offsets wait for EndTransaction (KIP-98, KIP-447)."""
+    """Also TxnOffsetCommit: then producer_id is set, and the offsets wait for EndTransaction (KIP-98, KIP-447).
+
+    `generation` is the member epoch of a member of a consumer group (KIP-848).
+    """
 
     token: Token
     group_id: str
@@ -83,6 +87,7 @@ class CommitOffsets:
     instance_id: str | None
     offsets: Mapping[TopicPartition, OffsetAndMetadata]
     producer_id: int = -1
+    version: int = 9  # of OffsetCommit: below 9 nobody speaks of member epochs
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,39 @@ class DeleteOffsets:
 
 
 @dataclass(frozen=True, slots=True)
+class ConsumerHeartbeat:
+    """ConsumerGroupHeartbeat (KIP-848). None, and -1 of the timeout: unchanged since the member's last one.
+
+    `member_epoch`: 0 joins, -1 leaves, -2 is a static member that will be back.
+    """
+
+    token: Token
+    group_id: str
+    member_id: str
+    member_epoch: int
+    instance_id: str | None = None
+    rack_id: str | None = None
+    rebalance_timeout_ms: int = -1
+    topics: frozenset[str] | None = None
+    regex: str | None = None
+    assignor: str | None = None
+    owned: frozenset[Partition] | None = None
+    client_id: str = ""
+    client_host: str = ""
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TopicChanged:
+    """A topic was made, or has more partitions."""
+
+    token: Token
+    topic: str
+    topic_id: Hashable
+    partitions: int
+
+
+@dataclass(frozen=True, slots=True)
 class TopicDeleted:
     token: Token
     topic: str
@@ -123,7 +161,7 @@ class Tick:
 
 Event = (
     JoinGroup | SyncGroup | Heartbeat | LeaveGroup | CommitOffsets | EndTransaction | DeleteGroup | DeleteOffsets
-    | TopicDeleted | Tick
+    | ConsumerHeartbeat | TopicChanged | TopicDeleted | Tick
 )  # fmt: skip
 
 
@@ -165,9 +203,21 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
+class HeartbeatAnswered:
+    """To ConsumerGroupHeartbeat. `assignment`: all the member may have now; None: what it was told before."""
+
+    code: Code
+    member_id: str = ""
+    member_epoch: int = 0
+    heartbeat_interval_ms: int = 0
+    assignment: frozenset[Partition] | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     token: Token
-    answer: Joined | Synced | Left | Answered
+    answer: Joined | Synced | Left | Answered | HeartbeatAnswered
 
 
 @dataclass(frozen=True, slots=True)

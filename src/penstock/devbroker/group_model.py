@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from penstock.types import OffsetAndMetadata, TopicPartition
 
 from .codes import Code
+from .consumer_model import ConsumerGroup
 from .group_events import Effect, GroupState, Joined, JoinGroup, Reply, Synced, Token
 
 NEW_MEMBER_JOIN_TIMEOUT_MS = (
@@ -31,6 +32,21 @@ def subscribed_topics(metadata: bytes) -> set[str] | None:
     except (struct.error, UnicodeDecodeError):
         return None
     return topics
+
+
+@dataclass(frozen=True, slots=True)
+class GroupLimits:
+    """The broker's settings that concern groups, in milliseconds, bytes and members."""
+
+    min_session_timeout_ms: int = 10
+    max_session_timeout_ms: int = 1_800_000
+    initial_rebalance_delay_ms: int = 0
+    max_size: int = 2**31 - 1
+    max_metadata_bytes: int = 4096
+    consumer_heartbeat_interval_ms: int = 5_000
+    consumer_session_timeout_ms: int = 45_000
+    consumer_max_size: int = 2**31 - 1
+    consumer_migration_policy: str = "bidirectional"
 
 
 @dataclass(slots=True)
@@ -69,7 +85,10 @@ class Member:
 
 @dataclass(slots=True)
 class Group:
-    """Written by the coordinator only. Invariant: PREPARING_REBALANCE has a rebalance deadline, no other state has."""
+    """Written by the coordinator only. Invariant: PREPARING_REBALANCE has a rebalance deadline, no other state has.
+
+    A group of the new protocol (KIP-848) has `consumer`; all of the classic one is then EMPTY. The offsets are of both.
+    """
 
     group_id: str
     state: GroupState = GroupState.EMPTY
@@ -87,6 +106,27 @@ class Group:
     rebalance_deadline_ms: int | None = None
     gathering_until_ms: int | None = None  # the initial delay's end: do not complete before it
     sync_deadline_ms: int | None = None
+    consumer: ConsumerGroup | None = None
+
+    def clear(self) -> None:
+        """No classic members any more, and nothing of them but their offsets."""
+        self.state, self.protocol_type, self.protocol_name, self.leader_id = (
+            GroupState.EMPTY,
+            None,
+            None,
+            None,
+        )
+        self.members.clear()
+        self.static_ids.clear()
+        self.pending.clear()
+        self.rebalance_deadline_ms = self.gathering_until_ms = self.sync_deadline_ms = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody is in it, or about to be."""
+        if self.consumer is not None:
+            return not self.consumer.members
+        return self.state is GroupState.EMPTY and not self.pending
 
     # ------------------------------------------------------------------ what protocols are possible
     def supports(self, event: JoinGroup) -> bool:
@@ -112,6 +152,8 @@ class Group:
 
     def subscribes_to(self, topic: str) -> bool:
         """Whether a consumer group's members read this topic, by their subscriptions (ConsumerProtocolSubscription)."""
+        if self.consumer is not None:
+            return self.consumer.reads(topic)
         for member in self.members.values():
             for _, metadata in member.protocols[:1]:
                 topics = subscribed_topics(metadata)
@@ -129,6 +171,8 @@ class Group:
         return not self.pending and all(member.join_token is not None for member in self.members.values())
 
     def next_deadline_ms(self) -> int | None:
+        if self.consumer is not None:
+            return self.consumer.next_deadline_ms()
         deadlines = [member.session_deadline_ms for member in self.members.values() if not member.waits]
         deadlines += self.pending.values()
         timers = (self.rebalance_deadline_ms, self.gathering_until_ms, self.sync_deadline_ms)

@@ -11,14 +11,15 @@ KIP-134 (initial delay), KIP-345 (static members), KIP-394 (known member ids), K
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from penstock.types import OffsetAndMetadata, TopicPartition
 
 from .codes import Code
+from .consumer_groups import ConsumerGroups
 from .group_events import (
     Answered,
     CommitOffsets,
+    ConsumerHeartbeat,
     DeleteGroup,
     DeleteOffsets,
     Effect,
@@ -37,25 +38,18 @@ from .group_events import (
     Synced,
     SyncGroup,
     Tick,
+    TopicChanged,
     TopicDeleted,
 )
-from .group_model import NEW_MEMBER_JOIN_TIMEOUT_MS, Group, Member
+from .group_model import NEW_MEMBER_JOIN_TIMEOUT_MS, Group, GroupLimits, Member
+from .mixed_groups import MixedGroups
+
+__all__ = ["GroupCoordinator", "GroupLimits"]
 
 EMPTY = GroupState.EMPTY
 PREPARING = GroupState.PREPARING_REBALANCE
 COMPLETING = GroupState.COMPLETING_REBALANCE
 STABLE = GroupState.STABLE
-
-
-@dataclass(frozen=True, slots=True)
-class GroupLimits:
-    """The broker's settings that concern groups, in milliseconds, bytes and members."""
-
-    min_session_timeout_ms: int = 10
-    max_session_timeout_ms: int = 1_800_000
-    initial_rebalance_delay_ms: int = 0
-    max_size: int = 2**31 - 1
-    max_metadata_bytes: int = 4096
 
 
 class GroupCoordinator:
@@ -65,6 +59,8 @@ class GroupCoordinator:
         self.groups: dict[str, Group] = {}
         self._new_member_id = new_member_id
         self._limits = limits or GroupLimits()
+        self.consumers = ConsumerGroups(self.groups, new_member_id, self._limits, self._rebalance)
+        self._mixed = MixedGroups(self.consumers, new_member_id, self._limits)
 
     def restore(
         self,
@@ -89,7 +85,9 @@ class GroupCoordinator:
             case SyncGroup():
                 effects += self._sync(event, now_ms)
             case Heartbeat():
-                effects.append(Reply(event.token, Answered(self._heartbeat(event, now_ms))))
+                effects += self._heartbeat(event, now_ms)
+            case ConsumerHeartbeat():
+                effects += self.consumers.heartbeat(event, now_ms)
             case LeaveGroup():
                 effects += self._leave(event, now_ms)
             case CommitOffsets():
@@ -100,6 +98,9 @@ class GroupCoordinator:
                 effects += self._delete_group(event)
             case DeleteOffsets():
                 effects += self._delete_offsets(event)
+            case TopicChanged():
+                self.consumers.topic_changed(event)
+                effects.append(Reply(event.token, Answered(Code.NONE)))
             case TopicDeleted():
                 effects += self._topic_deleted(event)
             case Tick():
@@ -117,6 +118,10 @@ class GroupCoordinator:
         if not limits.min_session_timeout_ms <= event.session_timeout_ms <= limits.max_session_timeout_ms:
             return refuse(Code.INVALID_SESSION_TIMEOUT)
         group = self.groups.get(event.group_id)
+        if group is not None and group.consumer is not None:
+            if group.consumer.members:
+                return self._mixed.join(group, event, now_ms)
+            group.consumer = None  # nobody is there: whoever comes first says which protocol it is
         if group is None:
             if event.member_id:
                 return refuse(Code.UNKNOWN_MEMBER_ID)
@@ -259,8 +264,9 @@ class GroupCoordinator:
         group.sync_deadline_ms = now_ms + group.rebalance_timeout_ms
         effects: list[Effect] = []
         for member in group.members.values():
-            member.assignment = b""
-            member.synced = False
+            member.synced = (
+                False  # what it had before is kept until then: it may have it still, should the group migrate
+            )
         for member in joined:
             member.is_new = False
             member.session_deadline_ms = now_ms + member.session_timeout_ms
@@ -302,6 +308,8 @@ class GroupCoordinator:
 
     def _sync(self, event: SyncGroup, now_ms: int) -> list[Effect]:
         group = self.groups.get(event.group_id)
+        if group is not None and group.consumer is not None:
+            return self._mixed.sync(group, event, now_ms)
         code = self._member_code(group, event.member_id, event.instance_id, event.generation)
         if group is None or code is not Code.NONE:
             return [Reply(event.token, Synced(code if event.group_id else Code.INVALID_GROUP_ID))]
@@ -335,21 +343,24 @@ class GroupCoordinator:
             group.sync_deadline_ms = None
         return []
 
-    def _heartbeat(self, event: Heartbeat, now_ms: int) -> Code:
-        if not event.group_id:
-            return Code.INVALID_GROUP_ID
+    def _heartbeat(self, event: Heartbeat, now_ms: int) -> list[Effect]:
         group = self.groups.get(event.group_id)
+        if group is not None and group.consumer is not None:
+            return self._mixed.heartbeat(group, event, now_ms)
         code = self._member_code(group, event.member_id, event.instance_id, event.generation)
         if group is None or code is not Code.NONE:
-            return code
+            return [Reply(event.token, Answered(code if event.group_id else Code.INVALID_GROUP_ID))]
         member = group.members[event.member_id]
         member.session_deadline_ms = now_ms + member.session_timeout_ms
-        return Code.REBALANCE_IN_PROGRESS if group.state is PREPARING else Code.NONE
+        code = Code.REBALANCE_IN_PROGRESS if group.state is PREPARING else Code.NONE
+        return [Reply(event.token, Answered(code))]
 
     def _leave(self, event: LeaveGroup, now_ms: int) -> list[Effect]:
         group = self.groups.get(event.group_id)
         if not event.group_id:
             return [Reply(event.token, Left(Code.INVALID_GROUP_ID))]
+        if group is not None and group.consumer is not None:
+            return self._mixed.leave(group, event, now_ms)
         effects: list[Effect] = []
         answers: list[tuple[str, str | None, Code]] = []
         for member_id, instance_id in event.members:
@@ -372,6 +383,8 @@ class GroupCoordinator:
         deadline = group.next_deadline_ms()
         if deadline is None or deadline > now_ms:
             return []
+        if group.consumer is not None:
+            return self.consumers.expire(group, now_ms)
         effects: list[Effect] = []
         for member_id in [each for each, due in group.pending.items() if due <= now_ms]:
             del group.pending[member_id]
@@ -416,6 +429,8 @@ class GroupCoordinator:
     def _commit_code(self, group: Group | None, event: CommitOffsets, now_ms: int) -> Code:
         if not event.group_id:
             return Code.INVALID_GROUP_ID
+        if group is not None and group.consumer is not None:
+            return self.consumers.commit_code(group.consumer, event)
         simple = event.generation < 0 and not event.member_id and event.instance_id is None
         if group is None or (group.state is EMPTY and event.generation < 0):
             return Code.NONE if event.generation < 0 else Code.ILLEGAL_GENERATION
@@ -446,7 +461,7 @@ class GroupCoordinator:
         if not event.group_id or group is None:
             code = Code.GROUP_ID_NOT_FOUND if event.group_id else Code.INVALID_GROUP_ID
             return [Reply(event.token, Answered(code))]
-        if group.state is not EMPTY or group.pending:
+        if not group.is_empty:
             return [Reply(event.token, Answered(Code.NON_EMPTY_GROUP))]
         del self.groups[event.group_id]
         return [StoreDeletion(event.group_id), Reply(event.token, Answered(Code.NONE))]
@@ -472,6 +487,7 @@ class GroupCoordinator:
 
     def _topic_deleted(self, event: TopicDeleted) -> list[Effect]:
         """A topic of the same name made later is another one: old offsets mean nothing there."""
+        self.consumers.topic_deleted(event.topic)
         effects: list[Effect] = []
         for group in self.groups.values():
             gone = {partition: None for partition in group.offsets if partition.topic == event.topic}

@@ -50,6 +50,21 @@ TOPIC_SETTINGS: dict[str, Setting] = {
 # not wait: group.initial.rebalance.delay.ms (3000) and group.min.session.timeout.ms (6000).
 BROKER_SETTINGS: dict[str, Setting] = {
     "auto.create.topics.enable": Setting("true", ConfigType.BOOLEAN, "make a topic on its first use"),
+    "group.consumer.heartbeat.interval.ms": Setting(
+        "5000", ConfigType.INT, "how often members of the protocol of KIP-848 shall be heard from"
+    ),
+    "group.consumer.max.size": Setting("2147483647", ConfigType.INT, "the most members of such a group"),
+    "group.consumer.migration.policy": Setting(
+        "bidirectional",
+        ConfigType.STRING,
+        "whether a living group may change protocols: disabled, upgrade, downgrade, bidirectional",
+    ),
+    "group.consumer.session.timeout.ms": Setting(
+        "45000", ConfigType.INT, "the silence after which such a member is out"
+    ),
+    "group.coordinator.rebalance.protocols": Setting(
+        "classic,consumer", ConfigType.STRING, "without consumer, a broker from before KIP-848"
+    ),
     "group.initial.rebalance.delay.ms": Setting("0", ConfigType.INT, "wait for more members of a new group"),
     "group.max.session.timeout.ms": Setting(
         "1800000", ConfigType.INT, "the longest session a member may ask for"
@@ -66,6 +81,11 @@ BROKER_SETTINGS: dict[str, Setting] = {
     ),
 }
 
+CHOICES: dict[str, frozenset[str]] = {
+    "group.consumer.migration.policy": frozenset({"disabled", "upgrade", "downgrade", "bidirectional"}),
+    "group.coordinator.rebalance.protocols": frozenset({"classic", "consumer"}),
+}
+
 
 def check_value(name: str, value: str, setting: Setting) -> str:
     """The value as it is kept. Raises RequestRefused (INVALID_CONFIG)."""
@@ -77,6 +97,10 @@ def check_value(name: str, value: str, setting: Setting) -> str:
             int(text)
         except ValueError:
             raise RequestRefused(Code.INVALID_CONFIG, f"{name}={value!r}: expected a whole number") from None
+    if name in CHOICES and not {each.strip() for each in text.split(",")} <= CHOICES[name]:
+        raise RequestRefused(
+            Code.INVALID_CONFIG, f"{name}={value!r}: expected of {', '.join(sorted(CHOICES[name]))}"
+        )
     if name == "message.timestamp.type" and text not in ("CreateTime", "LogAppendTime"):
         raise RequestRefused(Code.INVALID_CONFIG, f"{name}={value!r}: expected CreateTime or LogAppendTime")
     return text

@@ -50,6 +50,12 @@ class Call:
     def transactions(self) -> TransactionCoordinator:
         return self.server.transactions
 
+    @property
+    def served(self) -> tuple[Api, ...]:
+        """What this broker offers, by its options."""
+        consumer = "consumer" in self.cluster.options.values["group.coordinator.rebalance.protocols"]
+        return tuple(api for api in APIS.values() if consumer or api.key not in CONSUMER_GROUP_APIS)
+
 
 class Api(NamedTuple):
     """`low` to `high`: the versions that are served."""
@@ -98,7 +104,11 @@ APIS: dict[int, Api] = {
         Api(42, "delete_groups", 0, 2),
         Api(47, "offset_delete", 0, 0),
         Api(60, "describe_cluster", 0, 2),
+        Api(68, "consumer_group_heartbeat", 0, 1),
+        Api(69, "consumer_group_describe", 0, 1),
         Api(71, "get_telemetry_subscriptions", 0, 0),
         Api(72, "push_telemetry", 0, 0),
     )
 }
+
+CONSUMER_GROUP_APIS = frozenset({68, 69})  # KIP-848

@@ -18,10 +18,14 @@ def handle(call: Call) -> Fields:
 
 def describe(call: Call, group_id: str) -> Fields:
     group = call.groups.machine.groups.get(group_id)
-    if group is None:
-        # Until version 5 an unknown group is a dead one without an error (KIP-1043).
+    if group is None or group.consumer is not None:
+        # Until version 5 an unknown group is a dead one without an error (KIP-1043). A consumer group is one that is
+        # not known here: ConsumerGroupDescribe tells of it.
         code = Code.GROUP_ID_NOT_FOUND if call.version >= 6 else Code.NONE
-        message = f"there is no group {group_id}" if code else None
+        known = (
+            f"there is no group {group_id}" if group is None else f"Group {group_id} is not a classic group."
+        )
+        message = known if code else None
         return {
             "group_id": group_id,
             "group_state": GroupState.DEAD.value,

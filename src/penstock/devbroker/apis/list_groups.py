@@ -13,17 +13,18 @@ def handle(call: Call) -> Fields:
     states = {state.lower() for state in getattr(call.body, "states_filter", ())}
     types = {kind.lower() for kind in getattr(call.body, "types_filter", ())}
     groups: list[Fields] = []
-    if not types or "classic" in types:
-        groups = [
-            {
-                "group_id": group.group_id,
-                "protocol_type": group.protocol_type or "",
-                "group_state": group.state.value,
-                "group_type": "classic",
-            }
-            for group in call.groups.machine.groups.values()
-            if not states or group.state.value.lower() in states
-        ]
+    for group in call.groups.machine.groups.values():
+        kind = "classic" if group.consumer is None else "consumer"
+        state = group.state.value if group.consumer is None else group.consumer.state.value
+        if (not types or kind in types) and (not states or state.lower() in states):
+            groups.append(
+                {
+                    "group_id": group.group_id,
+                    "protocol_type": (group.protocol_type or "") if group.consumer is None else "consumer",
+                    "group_state": state,
+                    "group_type": kind,
+                }
+            )
     return {"error_code": Code.NONE, "groups": groups}
 
 

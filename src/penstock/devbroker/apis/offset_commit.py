@@ -23,6 +23,7 @@ async def handle(call: Call) -> Fields:
             body.member_id,
             getattr(body, "group_instance_id", None),
             offsets,
+            version=call.version,
         )
     )
     return answer(call, answered, unknown)

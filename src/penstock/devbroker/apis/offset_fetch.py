@@ -19,16 +19,18 @@ def handle(call: Call) -> Fields:
     body = call.body
     if call.version < 8:
         return {"topics": topics_of(call, body.group_id, body.topics), "error_code": Code.NONE}
-    return {
-        "groups": [
-            {
-                "group_id": group.group_id,
-                "topics": topics_of(call, group.group_id, group.topics),
-                "error_code": 0,
-            }
-            for group in body.groups
-        ]
-    }
+    return {"groups": [group_of(call, group) for group in body.groups]}
+
+
+def group_of(call: Call, asked: Any) -> Fields:
+    """From version 9 on a member says who it is; a consumer group answers members of the present epoch (KIP-848)."""
+    group = call.groups.machine.groups.get(asked.group_id)
+    code = Code.NONE
+    if group is not None and group.consumer is not None:
+        member_id, epoch = getattr(asked, "member_id", None), getattr(asked, "member_epoch", -1)
+        code = call.groups.machine.consumers.fetch_code(group.consumer, member_id, epoch)
+    topics = topics_of(call, asked.group_id, asked.topics) if code is Code.NONE else []
+    return {"group_id": asked.group_id, "topics": topics, "error_code": code}
 
 
 def topics_of(call: Call, group_id: str, asked: Any) -> list[Fields]:
