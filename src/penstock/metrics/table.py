@@ -21,8 +21,8 @@ _MS = Unit.MILLISECONDS
 
 def _latency(group: str, name: str, of: str, sensor: str, scope: Scope = Scope.CLIENT) -> Iterator[Metric]:
     """The mean and the greatest time that something took."""
-    yield Metric(f"{name}-avg", group, f"The mean time that {of} took.", _MS, Stat.AVG, sensor, scope)
-    yield Metric(f"{name}-max", group, f"The longest time that {of} took.", _MS, Stat.MAX, sensor, scope)
+    yield Metric(f"{name}-avg", group, f"The mean time {of}.", _MS, Stat.AVG, sensor, scope)
+    yield Metric(f"{name}-max", group, f"The longest time {of}.", _MS, Stat.MAX, sensor, scope)
 
 
 def _counted(group: str, name: str, of: str, sensor: str, scope: Scope = Scope.CLIENT) -> Iterator[Metric]:
@@ -86,7 +86,7 @@ def _connections() -> Iterator[Metric]:
     yield from _latency(
         CONSUMER,
         "reauthentication-latency",
-        "an authentication of a connection in use",
+        "of an authentication on a connection in use (KIP-368)",
         "reauthentication-latency",
     )
     yield from _traffic(CONSUMER, Scope.CLIENT)
@@ -95,30 +95,29 @@ def _connections() -> Iterator[Metric]:
     yield from _latency(
         NODE,
         "request-latency",
-        "a broker to answer a request, other than a fetch",
+        "from a request other than a fetch to its answer",
         "request-latency",
         Scope.NODE,
     )
 
 
 def _traffic(group: str, scope: Scope) -> Iterator[Metric]:
-    to = "" if scope is Scope.CLIENT else " of this broker, other than fetches,"
+    client = scope is Scope.CLIENT
+    to, of = (
+        ("", "")
+        if client
+        else (" to this broker, other than fetches,", " from this broker, other than to fetches,")
+    )
     yield from _counted(group, "request", f"Requests sent{to}", "requests", scope)
+    size = "size of a request" + (", fetches apart" if client else "")
+    yield Metric("request-size-avg", group, f"The mean {size}.", Unit.BYTES, Stat.AVG, "request-bytes", scope)
     yield Metric(
-        "request-size-avg", group, "The mean size of a request.", Unit.BYTES, Stat.AVG, "request-bytes", scope
+        "request-size-max", group, f"The greatest {size}.", Unit.BYTES, Stat.MAX, "request-bytes", scope
     )
-    yield Metric(
-        "request-size-max",
-        group,
-        "The greatest size of a request.",
-        Unit.BYTES,
-        Stat.MAX,
-        "request-bytes",
-        scope,
-    )
-    yield from _summed(group, "outgoing-byte", f"Bytes sent{to}", _BYTES, "request-bytes", scope)
-    yield from _counted(group, "response", f"Responses received{to}", "responses", scope)
-    yield from _summed(group, "incoming-byte", f"Bytes received{to}", _BYTES, "response-bytes", scope)
+    sent = "Bytes sent, fetches apart," if client else f"Bytes sent{to}"
+    yield from _summed(group, "outgoing-byte", sent, _BYTES, "request-bytes", scope)
+    yield from _counted(group, "response", f"Responses received{of}", "responses", scope)
+    yield from _summed(group, "incoming-byte", f"Bytes received{of}", _BYTES, "response-bytes", scope)
 
 
 def _coordinator() -> Iterator[Metric]:
@@ -131,7 +130,7 @@ def _coordinator() -> Iterator[Metric]:
         Stat.GAUGE,
         "assigned",
     )
-    yield from _latency(group, "commit-latency", "the coordinator to answer a commit", "commit-latency")
+    yield from _latency(group, "commit-latency", "from a commit to its answer", "commit-latency")
     yield from _counted(group, "commit", "Commits answered", "commit-latency")
     yield Metric(
         "commit-failed-total",
@@ -151,14 +150,17 @@ def _coordinator() -> Iterator[Metric]:
         "last-heartbeat-seconds-ago", group, "Seconds since the last heartbeat was sent; -1 before the first one.",
         Unit.SECONDS, Stat.GAUGE, "last-heartbeat",
     )  # fmt: skip
-    yield from _latency(group, "join-time", "a JoinGroup", "join-latency")
+    yield from _latency(group, "join-time", "from a JoinGroup to its answer", "join-latency")
     yield from _counted(group, "join", "JoinGroups answered", "join-latency")
-    yield from _latency(group, "sync-time", "a SyncGroup", "sync-latency")
+    yield from _latency(group, "sync-time", "from a SyncGroup to its answer", "sync-latency")
     yield from _counted(group, "sync", "SyncGroups answered", "sync-latency")
     yield from _rebalances()
     for what in ("revoked", "assigned", "lost"):
         yield from _latency(
-            group, f"partition-{what}-latency", f"on_partitions_{what}()", f"partition-{what}-latency"
+            group,
+            f"partition-{what}-latency",
+            f"in the listener's on_partitions_{what}()",
+            f"partition-{what}-latency",
         )
 
 
@@ -167,7 +169,7 @@ def _rebalances() -> Iterator[Metric]:
     yield from _latency(
         group,
         "rebalance-latency",
-        "a rebalance that succeeded, from its beginning to the assignment,",
+        "of a rebalance that succeeded, from its beginning to the assignment",
         sensor,
     )
     yield Metric(
@@ -193,7 +195,7 @@ def _rebalances() -> Iterator[Metric]:
 
 def _fetching() -> Iterator[Metric]:
     group = FETCH
-    yield from _latency(group, "fetch-latency", "a broker to answer a fetch", "fetch-latency")
+    yield from _latency(group, "fetch-latency", "from a fetch to its answer", "fetch-latency")
     yield from _counted(group, "fetch", "Fetches answered", "fetch-latency")
     yield Metric(
         "fetch-size-avg", group, "The mean size of a fetch's answer.", Unit.BYTES, Stat.AVG, "fetch-bytes"
