@@ -1,7 +1,7 @@
 """Sticky assignment where members want different topics: balance is searched for.
 
 What members own is kept, the rest given to whoever has least, and then partitions move, one at a time, from a member to one that has at
-least two fewer. Each such move makes the sum of squared shares smaller, so there is an end to it.
+least two fewer. Each such move makes the sum of squared shares smaller, so there is an end to it, and never a worse balance than before.
 Source: the general assignment of org.apache.kafka.clients.consumer.internals.AbstractStickyAssignor, whose order of decisions this
 follows; it differs where that one gives a partition to a member that does not want it or moves partitions in circles. Racks: KIP-881.
 """
@@ -9,7 +9,7 @@ follows; it differs where that one gives a partition to a member that does not w
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from ...types import TopicPartition
 from .racks import RackMatch
@@ -50,15 +50,17 @@ class _UnequalSubscriptions:
                 self._readers[topic] += 1
         self._given: dict[str, dict[TopicPartition, None]] = {member: {} for member in wanted}
         self._owner: dict[TopicPartition, str] = {}
+        self._kept: Mapping[TopicPartition, str] = {}  # the owners after _keep
         self._order = [
             (0, member) for member in sorted(wanted)
         ]  # by the size of the share, then by member id
         self._movements = _Movements()
 
     def assign(self) -> dict[str, list[TopicPartition]]:
-        something_kept, must_revoke = self._keep()
+        must_revoke = self._keep()
         topics = sorted((t for t in self._counts if self._readers[t]), key=lambda t: (self._readers[t], t))
         every = [TopicPartition(topic, number) for topic in topics for number in range(self._counts[topic])]
+        self._kept = dict(self._owner)
         free = [tp for tp in every if tp not in self._owner]
         if self._racks.members:
             for tp in free:
@@ -69,32 +71,22 @@ class _UnequalSubscriptions:
         # Partitions of which only one member wants the topic, and members that want only such, take no part in what follows.
         shared = [tp for tp in every if self._readers[tp.topic] > 1]
         fixed = self._set_fixed_aside()
-        before = dict(self._owner)
         if not must_revoke:
             # What nobody owned may move at no cost, so it is tried first.
             self._rebalance([tp for tp in free if self._readers[tp.topic] > 1])
-        moved = self._rebalance(shared)
-        given: dict[str, list[TopicPartition]] = {
-            member: list(share) for member, share in self._given.items()
-        }
-        if something_kept and moved and _imbalance(self._sizes()) >= _imbalance(self._sizes(before)):
-            given = {member: [] for member in self._given}
-            for tp, member in before.items():
-                if member in given:
-                    given[member].append(tp)
-        return given | {member: list(share) for member, share in fixed.items()}
+        self._rebalance(shared)
+        return {member: list(share) for member, share in (self._given | fixed).items()}
 
-    def _keep(self) -> tuple[bool, bool]:
-        """Let members keep what they own, still want and have in their rack. Whether there was such, and whether there was other."""
-        something_kept = must_revoke = False
+    def _keep(self) -> bool:
+        """Let members keep what they own, still want and have in their rack. Whether there is something that they may not keep."""
+        must_revoke = False
         for member in sorted(self._owned):
             for tp in self._owned[member]:
                 if tp.topic in self._wanted[member] and not self._racks.mismatch(member, tp):
                     self._add(tp, member)
-                    something_kept = True
                 else:
                     must_revoke = True
-        return something_kept, must_revoke
+        return must_revoke
 
     def _give_to_least(self, tp: TopicPartition, racks: RackMatch | None) -> None:
         """To the member with the smallest share among those that want it (and have it in their rack)."""
@@ -115,22 +107,20 @@ class _UnequalSubscriptions:
         self._order = [entry for entry in self._order if entry[1] not in fixed]
         return fixed
 
-    def _rebalance(self, partitions: Sequence[TopicPartition]) -> bool:
-        """Move partitions until none of these can move to a member with at least two fewer. Whether any moved."""
-        moved = False
-        while True:
-            moved_now = False
+    def _rebalance(self, partitions: Sequence[TopicPartition]) -> None:
+        """Move partitions until none of these can move to a member with at least two fewer."""
+        moved = True
+        while moved:
+            moved = False
             least: dict[str, str] = {}  # by topic, who has least of those that want it; until something moves
             for tp in partitions:
                 if self._order[-1][0] - self._order[0][0] <= 1:
-                    break
+                    return
                 target = self._better_owner(tp, least)
                 if target is not None:
                     self._move(tp, target)
                     least.clear()
-                    moved_now = moved = True
-            if not moved_now:
-                return moved
+                    moved = True
 
     def _better_owner(self, tp: TopicPartition, least: dict[str, str]) -> str | None:
         """Its earlier owner if that has at least two fewer partitions than the present one, else whoever has least, if that has."""
@@ -158,11 +148,12 @@ class _UnequalSubscriptions:
         """
         owner = self._owner[tp]
         origin = self._movements.origin(tp, owner)
-        other = self._movements.one_that_went(tp.topic, target, origin)
-        if other is None:
+        others = self._movements.that_went(tp.topic, target, origin)
+        if not others:
             self._hand_over(tp, target)
             return
-        self._hand_over(other, target)
+        # Rather one that the target owned before than one that it was given just now, of which it has nothing to lose.
+        self._hand_over(next((o for o in others if self._kept.get(o) == target), others[0]), target)
         if origin != owner:
             self._hand_over(tp, origin)
 
@@ -186,16 +177,6 @@ class _UnequalSubscriptions:
         del self._order[bisect_left(self._order, (size, member))]
         insort(self._order, (size + by, member))
 
-    def _sizes(self, owner: Mapping[TopicPartition, str] | None = None) -> list[int]:
-        """How many partitions each member has, of those that are not fixed."""
-        if owner is None:
-            return [size for size, _ in self._order]
-        sizes = dict.fromkeys(self._given, 0)
-        for member in owner.values():
-            if member in sizes:
-                sizes[member] += 1
-        return list(sizes.values())
-
 
 class _Movements:
     """Which partitions have moved from whom to whom, by topic."""
@@ -209,9 +190,9 @@ class _Movements:
         move = self._by_partition.get(tp)
         return owner if move is None else move[0]
 
-    def one_that_went(self, topic: str, source: str, target: str) -> TopicPartition | None:
-        """A partition of the topic that moved this way."""
-        return next(iter(self._by_topic.get((topic, (source, target)), ())), None)
+    def that_went(self, topic: str, source: str, target: str) -> Sequence[TopicPartition]:
+        """The partitions of the topic that moved this way, the first first."""
+        return tuple(self._by_topic.get((topic, (source, target)), ()))
 
     def add(self, tp: TopicPartition, source: str, target: str) -> None:
         """It moves once more; back to where it came from, it has not moved."""
@@ -222,12 +203,3 @@ class _Movements:
         if source != target:
             self._by_partition[tp] = (source, target)
             self._by_topic.setdefault((tp.topic, (source, target)), {})[tp] = None
-
-
-def _imbalance(sizes: Iterable[int]) -> int:
-    """The differences of the shares of all pairs of members, summed."""
-    total = below = 0
-    for place, size in enumerate(sorted(sizes)):
-        total += place * size - below
-        below += size
-    return total
