@@ -69,6 +69,7 @@ SPOKEN: Final[dict[Api, tuple[int, int]]] = {
     Api.DELETE_GROUPS: (0, 2),
     Api.OFFSET_DELETE: (0, 0),
     Api.DESCRIBE_CLUSTER: (0, 2),
+    Api.CONSUMER_GROUP_HEARTBEAT: (0, 1),
     Api.CONSUMER_GROUP_DESCRIBE: (0, 1),
     Api.GET_TELEMETRY_SUBSCRIPTIONS: (0, 0),
     Api.PUSH_TELEMETRY: (0, 0),
@@ -85,7 +86,7 @@ MAY_BE_ABSENT: Final[dict[Api, frozenset[str]]] = {
     ),
     Api.FIND_COORDINATOR: frozenset({"coordinator_keys", "key", "key_type"}),
     Api.JOIN_GROUP: frozenset({"group_instance_id", "reason", "rebalance_timeout"}),
-    Api.HEARTBEAT: frozenset({"group_instance_id"}),
+    Api.HEARTBEAT: frozenset({"group_instance_id", "throttle_time"}),
     Api.LEAVE_GROUP: frozenset({"group_instance_id", "member_id", "members", "reason"}),
     Api.SYNC_GROUP: frozenset({"group_instance_id", "protocol_name", "protocol_type"}),
     Api.DESCRIBE_GROUPS: frozenset({"include_authorized_operations"}),
@@ -96,6 +97,7 @@ MAY_BE_ABSENT: Final[dict[Api, frozenset[str]]] = {
     Api.OFFSET_FOR_LEADER_EPOCH: frozenset({"replica_id"}),
     Api.DESCRIBE_CONFIGS: frozenset({"include_documentation"}),
     Api.DESCRIBE_CLUSTER: frozenset({"endpoint_type", "include_fenced_brokers"}),
+    Api.CONSUMER_GROUP_HEARTBEAT: frozenset({"subscribed_topic_regex"}),
 }
 """Fields that some spoken version of a request lacks, or has at another depth: left out where they are not.
 Any other name that a request does not have is a mistake of the caller."""

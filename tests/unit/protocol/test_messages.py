@@ -54,6 +54,19 @@ FIELDS = {
     },
     Api.FIND_COORDINATOR: {"key": "g", "key_type": 0, "coordinator_keys": ["g"]},
     Api.HEARTBEAT: {"group_id": "g", "generation_id": 5, "member_id": "m", "group_instance_id": None},
+    Api.CONSUMER_GROUP_HEARTBEAT: {
+        "group_id": "g",
+        "member_id": "m",
+        "member_epoch": 0,
+        "instance_id": "i",
+        "rack_id": "r",
+        "rebalance_timeout": 300_000,
+        "subscribed_topic_names": ["orders"],
+        "subscribed_topic_regex": "or.*",
+        "server_assignor": "uniform",
+        "topic_partitions": [{"topic_id": bytes(range(16)), "partitions": [0, 1]}],
+    },
+    Api.CONSUMER_GROUP_DESCRIBE: {"group_ids": ["g"], "include_authorized_operations": True},
 }
 
 
