@@ -168,6 +168,10 @@ def _crosschecked(kind: ClientKind, config: Config) -> Config:
     return Config(kind, values, config.given)
 
 
+_CLASSIC_ONLY = ("partition.assignment.strategy", "session.timeout.ms", "heartbeat.interval.ms")
+_WHO_DECIDES = {"consumer": "the broker's configuration", "classic": "partition.assignment.strategy"}
+
+
 def _check_consumer(config: Config, values: dict[str, Any]) -> None:
     if config["group.id"] is None:
         if config["enable.auto.commit"] and "enable.auto.commit" in config.given:
@@ -179,6 +183,12 @@ def _check_consumer(config: Config, values: dict[str, Any]) -> None:
             raise ConfigError(
                 f"group.instance.id={config['group.instance.id']!r} needs group.id: it names a member of a group"
             )
+    protocol = config["group.protocol"]
+    other = {"consumer": _CLASSIC_ONLY, "classic": ("group.remote.assignor",)}.get(protocol, ())
+    if misplaced := [name for name in other if name in config.given]:
+        raise ConfigError(
+            f"{', '.join(misplaced)}: not with group.protocol={protocol}, where {_WHO_DECIDES[protocol]} decides; leave it out"
+        )
     heartbeat_ms, session_ms = config["heartbeat.interval.ms"], config["session.timeout.ms"]
     if heartbeat_ms >= session_ms:
         raise ConfigError(

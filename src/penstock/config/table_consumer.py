@@ -24,13 +24,14 @@ CONSUMER_OPTIONS: Final[tuple[Option, ...]] = (
     ),
     Option(
         "group.protocol", Kind.STRING, "classic", "high",
-        "The rebalance protocol: `classic`, or `consumer` (KIP-848).",
-        CONSUMER, choices=("classic", "consumer"), not_yet=("consumer",),
+        "The rebalance protocol: `classic`; `consumer`, in which the coordinator assigns and only what moves stops (KIP-848, Kafka 4.0 and "
+        "later); or penstock's own `auto`: `consumer` where the cluster offers it, else `classic`.",
+        CONSUMER, choices=("classic", "consumer", "auto"),
     ),
     Option(
         "group.remote.assignor", Kind.STRING, None, "medium",
-        "The broker's assignor, with `group.protocol=consumer` (KIP-848).",
-        CONSUMER, status=Status.NOT_YET, instead="use partition.assignment.strategy",
+        "The broker's assignor, with `group.protocol=consumer` (KIP-848): Kafka has `uniform` and `range`. None: the broker's default.",
+        CONSUMER,
     ),
     Option(
         "session.timeout.ms", Kind.INT, 45_000, "high",

@@ -5,10 +5,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .._native import EVENT_CLOSED, EVENT_CONNECTED, EVENT_RESPONSE, Connection
+from .._native import (
+    EVENT_CLOSED,
+    EVENT_CONNECTED,
+    EVENT_HEARTBEAT,
+    EVENT_HEARTBEATS_STOPPED,
+    EVENT_RESPONSE,
+    Connection,
+)
 from ..cluster import Address
 from ..errors import KafkaError, ProtocolError
 from ..protocol import (
@@ -68,6 +76,7 @@ class BrokerConnection:
         self.versions: BrokerVersions | None = None
         self.closed_reason: str | None = None
         self.on_closed: list[Any] = []  # functions of (connection), called once
+        self.on_heartbeat: Callable[[int, int, Any], None] | None = None  # (event kind, generation, payload)
         self._engine = engine
         self._settings = settings
         self._pending: dict[int, _Pending] = {}
@@ -128,6 +137,14 @@ class BrokerConnection:
             api, version, correlation_id, self._settings.client_id, make(api, version, **fields)
         )
         self.native.send(correlation_id, payload, False)
+
+    def encode(self, api: Api, **fields: Any) -> tuple[int, bytes]:
+        """(version, frame) of a request that the native connection is to send by itself; it replaces the correlation id, 0."""
+        if self.versions is None:
+            raise DisconnectedError(f"{self.address}: {self.closed_reason or 'not open yet'}")
+        version = self.versions.pick(api)
+        request = make(api, version, **fields)
+        return version, encode_request(api, version, 0, self._settings.client_id, request)
 
     def close(self, reason: str) -> None:
         """Idempotent; whoever waits for an answer gets DisconnectedError with this reason."""
@@ -192,6 +209,9 @@ class BrokerConnection:
         elif kind == EVENT_CONNECTED:
             if not self._connected.done():
                 self._connected.set_result(None)
+        elif kind in (EVENT_HEARTBEAT, EVENT_HEARTBEATS_STOPPED):
+            if self.on_heartbeat is not None:
+                self.on_heartbeat(kind, number, payload)
         elif kind == EVENT_CLOSED:
             self._end(payload)
 

@@ -183,6 +183,7 @@ class ConsumerCore:
         if (topics is None) == (pattern is None):
             raise ValueError("subscribe() takes either topics or pattern")
         self.membership.listener = listener
+        self.membership.pattern = pattern if isinstance(pattern, str) else None
         if pattern is not None:
             self._pattern = re.compile(pattern)
             self.subscription.subscribe_pattern(self._pattern.pattern)
@@ -249,7 +250,7 @@ class ConsumerCore:
 
     def _on_metadata(self) -> None:
         snapshot = self.client.snapshot
-        if self._pattern is not None and snapshot.version:
+        if self._pattern is not None and snapshot.version and not self.membership.pattern_at_broker:
             matching = {
                 t.name
                 for t in snapshot.topics.values()

@@ -8,17 +8,21 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from .._native import Fetcher
 from ..errors import KafkaError
+from ..group import consumer_messages as c
 from ..group import messages as g
 from ..group.classic import ClassicMember
+from ..group.consumer import ConsumerMember
 from ..protocol import Api
 from ..types import TopicPartition
-from .client import COORDINATOR, ClusterClient
+from . import classic_requests, consumer_requests
+from .client import ClusterClient
 from .connection import DisconnectedError
 from .coordinator import GroupCoordinator, MemberIdentity
+from .heartbeats import Heartbeats
 
 _log = logging.getLogger("penstock.engine.group")
-_PROTOCOL_TYPE = "consumer"
 
 
 class GroupHost(Protocol):
@@ -32,6 +36,7 @@ class GroupHost(Protocol):
     def take_assignment(self, partitions: Sequence[TopicPartition]) -> None: ...
     def hand_assignment(self, partitions: Sequence[TopicPartition], done: Callable[[], None]) -> None: ...
     def raise_in_poll(self, error: BaseException) -> None: ...
+    def refused(self, error_code: int, message: str) -> None: ...
     def idle_ms(self) -> int: ...
     def attend(self) -> None: ...
 
@@ -44,19 +49,32 @@ class GroupDriver:
         host: GroupHost,
         client: ClusterClient,
         coordinator: GroupCoordinator,
-        machine: ClassicMember,
-        max_poll_interval_ms: int,
+        machine: ClassicMember | ConsumerMember,
+        fetcher: Fetcher,
     ) -> None:
         self.machine = machine
         self._host = host
         self._client = client
         self._coordinator = coordinator
-        self._max_poll_interval_ms = max_poll_interval_ms
-        self._queue: deque[g.Event] = deque()
+        config = client.config
+        self._max_poll_interval_ms: int = config["max.poll.interval.ms"]
+        self.heartbeats = Heartbeats(
+            client,
+            coordinator,
+            fetcher,
+            answer_timeout_ms=min(config["request.timeout.ms"], config["session.timeout.ms"]),
+            max_idle_ms=self._max_poll_interval_ms,
+            answered=self._on_heartbeat,
+            failed=lambda reason: self.feed(g.RequestFailed(g.RequestKind.HEARTBEAT, reason)),
+            idle=self._watch_polls,
+        )
+        self._beating_for = -1  # the generation of the classic heartbeats
+        self._unresolved: frozenset[bytes] = frozenset()  # topic ids that the machine wants the names of
+        self.pattern = False
+        self._queue: deque[g.Event | c.ConsumerEvent] = deque()
         self._feeding = False
         self._timer: asyncio.TimerHandle | None = None
         self._poll_watch: asyncio.TimerHandle | None = None
-        self._beats: g.KeepHeartbeating | None = None
         self._commit_before_revoke = False
         self._callbacks_out = 0  # handed to the user's thread and not done
         self._poll_expired = False
@@ -64,7 +82,7 @@ class GroupDriver:
         self._left: asyncio.Future[None] | None = None
         self._counts: dict[str, int] | None = None  # what this member, as leader, last assigned from
 
-    def feed(self, event: g.Event) -> None:
+    def feed(self, event: g.Event | c.ConsumerEvent) -> None:
         """Give the machine an event and perform what it answers."""
         self._queue.append(event)
         if self._feeding:
@@ -72,7 +90,10 @@ class GroupDriver:
         self._feeding = True
         try:
             while self._queue:
-                for effect in self.machine.handle(self._queue.popleft(), self._client.engine.now_ms()):
+                for effect in self.machine.handle(
+                    self._queue.popleft(),  # type: ignore[arg-type]
+                    self._client.engine.now_ms(),
+                ):
                     self._perform(effect)
         finally:
             self._feeding = False
@@ -86,7 +107,9 @@ class GroupDriver:
         self.feed(g.PollProgress())
 
     def metadata_changed(self) -> None:
-        """Other partition counts than those last assigned from: the leader's assignment is out of date."""
+        """Names of topic ids may be known now. Other partition counts than those last assigned from: the leader's assignment is out of
+        date."""
+        self._tell_names()
         if self._counts is not None:
             now = self._client.snapshot.partition_counts(self._counts)
             if now and now != self._counts:
@@ -107,8 +130,9 @@ class GroupDriver:
             machine.generation_id,
             machine.group_instance_id,
             of_a_group=True,
-            rebalancing=machine.rebalancing,
+            rebalancing=isinstance(machine, ClassicMember) and machine.rebalancing,
             waits_for_user=self._callbacks_out > 0,
+            has_epoch=isinstance(machine, ConsumerMember),
         )
 
     async def leave(self, leave_group: bool | None = None) -> None:
@@ -120,7 +144,7 @@ class GroupDriver:
 
     # ------------------------------------------------------------ effects
 
-    def _perform(self, effect: g.Effect) -> None:
+    def _perform(self, effect: g.Effect | c.ConsumerEffect) -> None:
         getattr(self, f"_do_{type(effect).__name__}")(effect)
 
     def _do_FindCoordinator(self, effect: g.FindCoordinator) -> None:
@@ -139,105 +163,74 @@ class GroupDriver:
             self.feed(g.CoordinatorFound())
 
     def _do_SendJoin(self, effect: g.SendJoin) -> None:
-        async def join() -> g.Event:
-            response = await self._coordinator.request(
-                Api.JOIN_GROUP,
-                purpose=COORDINATOR,
-                timeout_ms=effect.rebalance_timeout_ms + 5_000,  # the broker holds it until all have joined
-                group_id=self._coordinator.group_id,
-                session_timeout=effect.session_timeout_ms,
-                rebalance_timeout=effect.rebalance_timeout_ms,
-                member_id=effect.member_id,
-                group_instance_id=effect.group_instance_id,
-                protocol_type=_PROTOCOL_TYPE,
-                protocols=[{"name": name, "metadata": metadata} for name, metadata in effect.protocols],
-                reason=effect.reason,
-            )
-            return g.JoinAnswered(
-                int(response.error_code),
-                int(response.generation_id),
-                response.protocol_name or "",
-                response.leader,
-                response.member_id,
-                tuple(
-                    g.JoinedMember(m.member_id, getattr(m, "group_instance_id", None), m.metadata)
-                    for m in response.members
-                ),
-                bool(getattr(response, "skip_assignment", False)),
-            )
-
-        self._exchange(g.RequestKind.JOIN, join())
+        self._exchange(g.RequestKind.JOIN, classic_requests.join(self._coordinator, effect))
 
     def _do_SendSync(self, effect: g.SendSync) -> None:
-        async def sync() -> g.Event:
-            response = await self._coordinator.request(
-                Api.SYNC_GROUP,
-                purpose=COORDINATOR,
-                timeout_ms=self._max_poll_interval_ms + 5_000,
-                group_id=self._coordinator.group_id,
-                generation_id=effect.generation_id,
-                member_id=effect.member_id,
-                group_instance_id=effect.group_instance_id,
-                protocol_type=_PROTOCOL_TYPE,
-                protocol_name=effect.protocol_name,
-                assignments=[
-                    {"member_id": member, "assignment": data} for member, data in effect.assignments
-                ],
-            )
-            return g.SyncAnswered(
-                int(response.error_code), getattr(response, "protocol_name", None), bytes(response.assignment)
-            )
-
-        self._exchange(g.RequestKind.SYNC, sync())
-
-    def _do_KeepHeartbeating(self, effect: g.KeepHeartbeating) -> None:
-        self._beats = effect
-        self._client.engine.spawn(self._beat(effect), "group: heartbeats")
-
-    def _do_StopHeartbeats(self, effect: g.StopHeartbeats) -> None:
-        self._beats = None
-
-    async def _beat(self, effect: g.KeepHeartbeating) -> None:
-        if not effect.at_once:
-            await asyncio.sleep(effect.interval_ms / 1000)
-        while self._beats is effect:
-            try:
-                response = await self._coordinator.request(
-                    Api.HEARTBEAT,
-                    purpose=COORDINATOR,
-                    group_id=self._coordinator.group_id,
-                    generation_id=effect.generation_id,
-                    member_id=effect.member_id,
-                    group_instance_id=effect.group_instance_id,
-                )
-            except KafkaError as error:
-                if self._beats is effect:
-                    self.feed(g.RequestFailed(g.RequestKind.HEARTBEAT, str(error)))
-                return
-            if response.error_code and self._beats is effect:
-                self.feed(g.HeartbeatAnswered(int(response.error_code), effect.generation_id))
-            await asyncio.sleep(effect.interval_ms / 1000)
+        held_for_ms = self._max_poll_interval_ms
+        self._exchange(g.RequestKind.SYNC, classic_requests.sync(self._coordinator, effect, held_for_ms))
 
     def _do_SendLeave(self, effect: g.SendLeave) -> None:
-        async def leave() -> g.Event:
-            # not over the coordinator's own connection: a JoinGroup may be held there for minutes
-            response = await self._client.request(
-                Api.LEAVE_GROUP,
-                node_id=await self._coordinator.find(),
-                timeout_ms=5_000,
-                group_id=self._coordinator.group_id,
-                member_id=effect.member_id,
-                members=[
-                    {
-                        "member_id": effect.member_id,
-                        "group_instance_id": effect.group_instance_id,
-                        "reason": effect.reason,
-                    }
-                ],
-            )
-            return g.LeaveAnswered(int(response.error_code))
+        self._exchange(g.RequestKind.LEAVE, classic_requests.leave(self._client, self._coordinator, effect))
 
-        self._exchange(g.RequestKind.LEAVE, leave())
+    def _do_KeepHeartbeating(self, effect: g.KeepHeartbeating) -> None:
+        self._beating_for = effect.generation_id
+        request = classic_requests.heartbeat(self._coordinator.group_id, effect)
+        self.heartbeats.repeat(Api.HEARTBEAT, effect.interval_ms, request, {}, at_once=effect.at_once)
+
+    def _do_SendConsumerHeartbeat(self, effect: c.SendConsumerHeartbeat) -> None:
+        self._exchange(g.RequestKind.HEARTBEAT, consumer_requests.heartbeat(self._coordinator, effect))
+
+    def _do_RepeatHeartbeat(self, effect: c.RepeatHeartbeat) -> None:
+        request, answer = consumer_requests.repeated_heartbeat(self._coordinator.group_id, effect)
+        self.heartbeats.repeat(
+            Api.CONSUMER_GROUP_HEARTBEAT, effect.interval_ms, request, answer, at_once=False
+        )
+
+    def _do_StopHeartbeats(self, effect: g.StopHeartbeats) -> None:
+        self.heartbeats.stop()
+
+    def _on_heartbeat(self, response: Any) -> None:
+        """The connection repeats a heartbeat and has heard something else than a plain yes."""
+        if isinstance(self.machine, ClassicMember):
+            self.feed(g.HeartbeatAnswered(int(response.error_code), self._beating_for))
+        else:
+            self.feed(consumer_requests.read(response, repeated=True))
+
+    def _do_ResolveTopicIds(self, effect: c.ResolveTopicIds) -> None:
+        self._unresolved = frozenset(effect.ids)
+        if not self._tell_names():
+            self._client.engine.spawn(self._resolve(), "group: topic names")
+
+    async def _resolve(self) -> None:
+        """Topics that were just assigned may be new: ask until the metadata has them all, or others are asked for."""
+        backoff = self._client.retry_backoff()
+        asked = self._unresolved
+        while self._unresolved is asked and asked:
+            try:
+                await self._client.fetch_metadata(self._topics_to_ask())
+            except KafkaError as error:
+                _log.debug("group %s: no names of topic ids: %s", self._coordinator.group_id, error)
+            if not self._tell_names():
+                await asyncio.sleep(backoff.next_ms() / 1000)
+
+    def _topics_to_ask(self) -> list[str] | None:
+        """Those subscribed to; all where the coordinator matches a pattern, or where these names do not have the ids."""
+        names = [] if self.pattern else sorted(self._client.interest or ())
+        return names or None
+
+    def _tell_names(self) -> bool:
+        """Feed the names that the metadata has of the unresolved ids; whether that is all of them."""
+        if not self._unresolved:
+            return True
+        topics = self._client.snapshot.topics.values()
+        names = {t.topic_id: t.name for t in topics if t.topic_id in self._unresolved}
+        if names:
+            self._client.add_interest(names.values())
+            done = self._unresolved <= names.keys()
+            self._unresolved = self._unresolved - names.keys() if not done else frozenset()
+            self.feed(c.TopicNames(names))
+            return done
+        return False
 
     def _exchange(self, kind: g.RequestKind, coroutine: Any) -> None:
         async def run() -> None:
@@ -301,17 +294,22 @@ class GroupDriver:
         self.feed(g.PartitionCounts(counts, self._client.snapshot.partition_racks(topics)))
 
     def _do_Raise(self, effect: g.Raise) -> None:
-        from ..protocol import error_for
-
-        self._host.raise_in_poll(error_for(effect.error_code, effect.message))
+        self._host.refused(effect.error_code, effect.message)
 
     def _do_Left(self, effect: g.Left) -> None:
-        self._counts = None
-        if self._poll_watch is not None:
-            self._poll_watch.cancel()
-            self._poll_watch = None
+        self.end()
         if self._left is not None and not self._left.done():
             self._left.set_result(None)
+
+    def end(self) -> None:
+        """Nothing more comes of this membership."""
+        self._counts = None
+        self._unresolved = frozenset()
+        self.heartbeats.stop()
+        for timer in (self._poll_watch, self._timer):
+            if timer is not None:
+                timer.cancel()
+        self._poll_watch = self._timer = None
 
     # ------------------------------------------------------------ time
 
@@ -332,6 +330,8 @@ class GroupDriver:
         """Whether the user's thread still shows progress; runs as long as the membership."""
         idle_ms = self._host.idle_ms()
         left_ms = self._max_poll_interval_ms - idle_ms
+        if self._poll_watch is not None:
+            self._poll_watch.cancel()
         self._poll_watch = self._client.engine.loop.call_later(
             max(left_ms, 0) / 1000 + 0.01 if left_ms >= 0 else self._max_poll_interval_ms / 1000,
             self._watch_polls,

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
+import random
+import uuid
 from collections.abc import Callable, Sequence
 
 from .._native import Fetcher
 from ..config import Config
-from ..errors import KafkaError
+from ..errors import KafkaError, UnsupportedVersionError
 from ..fetch import SubscriptionState
 from ..group.assignors import assignors_for
 from ..group.classic import ClassicMember
+from ..group.consumer import ConsumerMember
+from ..group.consumer_messages import SubscribeRegex
 from ..group.messages import Rejoin, Subscribe
+from ..protocol import Api, error_for
 from ..types import TopicPartition
 from .client import ClusterClient
 from .commits import Commits
@@ -23,6 +29,11 @@ from .steps import Steps, call_user
 from .user_thread import UserThread
 
 _log = logging.getLogger("penstock.consumer")
+_UNSUPPORTED_VERSION = 35
+_NOT_OFFERED = (
+    "this cluster does not offer the consumer group protocol of KIP-848 (Kafka 4.0 and later do, with group.version 1); set "
+    "group.protocol to classic, or to auto to have it where it is offered"
+)
 
 
 class Membership:
@@ -46,6 +57,13 @@ class Membership:
         self.driver: GroupDriver | None = None
         self.listener: object | None = None
         self.polled = False
+        self.pattern: str | None = (
+            None  # subscribed to by pattern, given as text: the coordinator may match it (KIP-848)
+        )
+        self.pattern_at_broker = False
+        self._regex_offered = False
+        self._choosing: asyncio.Task[None] | None = None
+        self._member_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         self._client = client
         self._fetcher = fetcher
         self._subscription = subscription
@@ -71,28 +89,107 @@ class Membership:
         """Join once the user polls, as Java's consumer does; until then assign() may still replace the subscription."""
         if not self.polled or self._coordinator is None:
             return
-        if self.driver is None:
-            config = self._config
-            machine = ClassicMember(
-                group_id=self._coordinator.group_id,
-                group_instance_id=config["group.instance.id"],
-                session_timeout_ms=config["session.timeout.ms"],
-                rebalance_timeout_ms=config["max.poll.interval.ms"],
-                heartbeat_interval_ms=config["heartbeat.interval.ms"],
-                retry_backoff_ms=config["retry.backoff.ms"],
-                retry_backoff_max_ms=config["retry.backoff.max.ms"],
-                assignors=assignors_for(config["partition.assignment.strategy"]),
-                rack_id=config["client.rack"] or None,
-            )
-            self.driver = GroupDriver(
-                self, self._client, self._coordinator, machine, config["max.poll.interval.ms"]
-            )
-        self.driver.feed(Subscribe(tuple(sorted(self._subscription.topics))))
+        if self.driver is not None:
+            self.driver.feed(self._wanted())
+        elif self._config["group.protocol"] == "classic":
+            self._become(self._classic_member())
+        elif self._choosing is None:
+            self._choosing = self._client.engine.spawn(self._choose(), "group: which protocol")
+
+    async def _choose(self) -> None:
+        """Ask what the cluster offers: group.protocol is consumer, or auto."""
+        auto = self._config["group.protocol"] == "auto"
+        try:
+            async with self._client.within(
+                self._config["default.api.timeout.ms"], "asking the cluster which group protocols it offers"
+            ):
+                versions = (await self._client.any_connection()).versions
+                assert versions is not None
+                offered = versions.offers(Api.CONSUMER_GROUP_HEARTBEAT)
+                self._regex_offered = offered and versions.pick(Api.CONSUMER_GROUP_HEARTBEAT) >= 1
+        except KafkaError as error:
+            self.raise_in_poll(error)
+            return
+        finally:
+            self._choosing = None
+        if offered:
+            self._become(self._consumer_member())
+        elif auto:
+            self._become(self._classic_member())
+        else:
+            self.raise_in_poll(UnsupportedVersionError(f"group.protocol=consumer: {_NOT_OFFERED}"))
+
+    def _become(self, machine: ClassicMember | ConsumerMember) -> None:
+        assert self._coordinator is not None
+        kind = "consumer" if isinstance(machine, ConsumerMember) else "classic"
+        level = logging.INFO if self._config["group.protocol"] == "auto" else logging.DEBUG
+        _log.log(level, "group %s: joining by the %s protocol", self._coordinator.group_id, kind)
+        self.driver = GroupDriver(self, self._client, self._coordinator, machine, self._fetcher)
+        self.driver.poll_progress()
+        self.driver.feed(self._wanted())
+
+    def _wanted(self) -> Subscribe | SubscribeRegex:
+        assert self.driver is not None
+        if (
+            isinstance(self.driver.machine, ConsumerMember)
+            and self.pattern is not None
+            and self._regex_offered
+        ):
+            self.pattern_at_broker = self.driver.pattern = True
+            self._client.interest = set(self._subscription.topics)
+            return SubscribeRegex(self.pattern)
+        return Subscribe(tuple(sorted(self._subscription.topics)))
+
+    def _classic_member(self) -> ClassicMember:
+        config = self._config
+        return ClassicMember(
+            group_id=config["group.id"],
+            group_instance_id=config["group.instance.id"],
+            session_timeout_ms=config["session.timeout.ms"],
+            rebalance_timeout_ms=config["max.poll.interval.ms"],
+            heartbeat_interval_ms=config["heartbeat.interval.ms"],
+            retry_backoff_ms=config["retry.backoff.ms"],
+            retry_backoff_max_ms=config["retry.backoff.max.ms"],
+            assignors=assignors_for(config["partition.assignment.strategy"]),
+            rack_id=config["client.rack"] or None,
+            jitter=random.random,
+        )
+
+    def _consumer_member(self) -> ConsumerMember:
+        config = self._config
+        return ConsumerMember(
+            group_id=config["group.id"],
+            group_instance_id=config["group.instance.id"],
+            rack_id=config["client.rack"] or None,
+            rebalance_timeout_ms=config["max.poll.interval.ms"],
+            retry_backoff_ms=config["retry.backoff.ms"],
+            retry_backoff_max_ms=config["retry.backoff.max.ms"],
+            server_assignor=config["group.remote.assignor"],
+            member_id=self._member_id,
+            jitter=random.random,
+        )
+
+    def refused(self, error_code: int, message: str) -> None:
+        """The coordinator refuses this member for good. It may be that it only refuses the protocol: `auto` then takes the other."""
+        if (
+            error_code == _UNSUPPORTED_VERSION
+            and self._config["group.protocol"] == "auto"
+            and self.driver is not None
+            and isinstance(self.driver.machine, ConsumerMember)
+            and not self._handles
+        ):
+            self.pattern_at_broker = False
+            self.driver.end()
+            self._become(self._classic_member())
+            return
+        if error_code == _UNSUPPORTED_VERSION:
+            message = f"{message}; {_NOT_OFFERED}"
+        self.raise_in_poll(error_for(error_code, message))
 
     def poll_progress(self) -> None:
         if self.driver is not None:
             self.driver.poll_progress()
-        elif self._subscription.subscribed:
+        elif self._subscription.subscribed and (self._subscription.topics or self.pattern is not None):
             self.subscribe()
 
     async def enforce_rebalance(self, reason: str) -> None:
@@ -101,9 +198,15 @@ class Membership:
 
     def abandon(self) -> None:
         """assign() takes the subscription's place: leave in the background."""
+        self._stop_choosing()
         if self.driver is not None:
             driver, self.driver = self.driver, None
             self._client.engine.spawn(driver.leave(), "leave the group for assign()")
+
+    def _stop_choosing(self) -> None:
+        if self._choosing is not None:
+            self._choosing.cancel()
+            self._choosing = None
 
     def give_back(self, timeout_ms: Callable[[], float], leave_group: bool | None = None) -> Steps[None]:
         """In the user's thread: give the group's partitions back, in order: commit, listener, leave."""
@@ -117,6 +220,7 @@ class Membership:
             yield self._client.engine.call(self._leave, timeout_ms(), leave_group)
 
     async def _leave(self, timeout_ms: float, leave_group: bool | None) -> None:
+        self._stop_choosing()
         if self.driver is None:
             return
         driver, self.driver = self.driver, None
@@ -134,7 +238,7 @@ class Membership:
     # ------------------------------------------------------------ the driver's host
 
     def idle_ms(self) -> int:
-        return self._fetcher.last_poll_ms()
+        return self._fetcher.idle_ms()
 
     def attend(self) -> None:
         self._user.attend()

@@ -6,12 +6,13 @@ Source: https://kafka.apache.org/protocol
 
 from .apis import Api, BrokerVersions
 from .error_codes import error_for, error_name, is_retriable
-from .messages import decode_response, encode_request, make, read_api_versions
+from .messages import decode_response, encode_answer, encode_request, make, read_api_versions
 
 __all__ = [
     "Api",
     "BrokerVersions",
     "decode_response",
+    "encode_answer",
     "encode_request",
     "error_for",
     "error_name",
