@@ -116,6 +116,7 @@ class KafkaCluster:
     data_dir          a folder that stays, and is found again by the next start; None: a temporary one
     extra_listeners   further listeners and their security protocol: {"PROXIED": "PLAINTEXT"}; a security
                       protocol needs its settings in `config`: "listener.name.secure.ssl.keystore.location"
+    classpath         folders or jars of plugins, for brokers to load
     light             start fast and small; False for benchmarks: the JVM's optimizing compiler, its usual collector
 
     Another address to advertise (a proxy's) is set in `nodes[id].advertised[listener]` before start().
@@ -132,6 +133,7 @@ class KafkaCluster:
         heap_mb: int = 512,
         light: bool = True,
         jvm_args: Iterable[str] = (),
+        classpath: Iterable[Path] = (),
     ) -> None:
         if brokers < 1:
             raise ValueError(f"brokers must be at least 1, not {brokers}")
@@ -143,6 +145,7 @@ class KafkaCluster:
             *(LIGHT_JVM if light else ()),
             *jvm_args,
         ]
+        self._classpath = tuple(classpath)
         self._keeps_data = data_dir is not None
         self.folder = Path(data_dir or tempfile.mkdtemp(prefix="penstock-kafka-")).resolve()
         self._watchdog: Watchdog | None = None
@@ -278,7 +281,9 @@ class KafkaCluster:
             java_tool("kafka.tools.StorageTool", ["format", "-t", cluster_id, "-c", str(properties)])
 
     def _launch(self, node: KafkaNode) -> None:
-        command = java_command("kafka.Kafka", node.log_file, jvm_args=self._jvm_args)
+        command = java_command(
+            "kafka.Kafka", node.log_file, jvm_args=self._jvm_args, classpath=self._classpath
+        )
         with (node.folder / "output.log").open("ab") as output:
             # A session of its own: Ctrl-C in the terminal is for the program that uses the cluster, which ends
             # the brokers itself, after its own consumers.
