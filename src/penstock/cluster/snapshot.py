@@ -12,6 +12,8 @@ from ..types import Node, PartitionInfo, TopicPartition
 NO_TOPIC_ID = bytes(16)
 _NONE = 0
 _UNKNOWN_TOPIC_OR_PARTITION = 3
+_RELIABLE_EPOCHS_FROM = 9
+"""Before Metadata version 9 a broker may name a leader epoch that is long over (KAFKA-9212)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +41,15 @@ class TopicState:
 
 @dataclass(frozen=True, slots=True)
 class ClusterSnapshot:
-    """Immutable. `version` grows by one with each merge; `controller_id` is -1 where not known."""
+    """Immutable. `version` grows by one with each merge; `controller_id` is -1 where not known. `doubted` names the topics whose
+    next answer holds whatever was known before, unless its topic id shows that it is the same topic."""
 
     brokers: Mapping[int, Node] = field(default_factory=dict)
     topics: Mapping[str, TopicState] = field(default_factory=dict)
     controller_id: int = -1
     cluster_id: str | None = None
     version: int = 0
+    doubted: frozenset[str] = frozenset()
 
     def leader(self, topic: str, partition: int) -> tuple[int, int]:
         """(node id, leader epoch) of a partition; (-1, -1) where there is none that can be reached."""
@@ -98,12 +102,19 @@ class ClusterSnapshot:
             for number, state in sorted(known.partitions.items())
         ]
 
+    def doubt(self, *, forget_brokers: bool = False) -> ClusterSnapshot:
+        """This view before starting again from the bootstrap addresses (KIP-899): another cluster may stand there, whose leader epochs
+        cannot be told from older ones. Topics are kept until then, so that none seems to be gone."""
+        brokers = MappingProxyType({}) if forget_brokers else self.brokers
+        return replace(self, brokers=brokers, doubted=frozenset(self.topics))
+
     def merge(self, response: Any, *, whole: bool = False) -> ClusterSnapshot:
         """This view with a Metadata response laid over it; `whole` says that the response lists all topics.
 
         An answer from a broker that lags behind must not undo what a newer one said: a partition keeps the higher leader
-        epoch, unless the topic was made again under another id (KIP-320, KIP-516).
+        epoch, unless the topic was made again under another id (KIP-320, KIP-516), or perhaps was.
         """
+        reliable = getattr(response, "__version__", _RELIABLE_EPOCHS_FROM) >= _RELIABLE_EPOCHS_FROM
         brokers = {
             int(b.node_id): Node(int(b.node_id), b.host, int(b.port), getattr(b, "rack", None))
             for b in response.brokers
@@ -113,7 +124,7 @@ class ClusterSnapshot:
             name = str(answered.name) if answered.name is not None else None
             if name is None:
                 continue
-            topics[name] = self._merge_topic(name, answered)
+            topics[name] = self._merge_topic(name, answered, reliable)
         return replace(
             self,
             brokers=MappingProxyType(brokers) if brokers else self.brokers,
@@ -121,9 +132,12 @@ class ClusterSnapshot:
             controller_id=int(getattr(response, "controller_id", -1)),
             cluster_id=getattr(response, "cluster_id", None) or self.cluster_id,
             version=self.version + 1,
+            doubted=self.doubted - {str(answered.name) for answered in response.topics}
+            if self.doubted
+            else self.doubted,
         )
 
-    def _merge_topic(self, name: str, answered: Any) -> TopicState:
+    def _merge_topic(self, name: str, answered: Any, reliable: bool) -> TopicState:
         raw_id = getattr(answered, "topic_id", None)
         topic_id = raw_id.bytes if raw_id is not None else NO_TOPIC_ID
         before = self.topics.get(name)
@@ -131,12 +145,14 @@ class ClusterSnapshot:
         if error_code not in (_NONE, _UNKNOWN_TOPIC_OR_PARTITION) and before is not None:
             return replace(before, error_code=error_code)
         same = before is not None and before.topic_id == topic_id
+        if topic_id == NO_TOPIC_ID and name in self.doubted:
+            same = False
         partitions: dict[int, PartitionState] = {}
         for answer in answered.partitions:
             number = int(answer.partition_index)
             state = PartitionState(
                 int(answer.leader_id),
-                int(getattr(answer, "leader_epoch", -1)),
+                int(getattr(answer, "leader_epoch", -1)) if reliable else -1,
                 tuple(map(int, answer.replica_nodes)),
                 tuple(map(int, answer.isr_nodes)),
                 tuple(map(int, getattr(answer, "offline_replicas", ()))),

@@ -40,14 +40,15 @@ COMMON: Final[tuple[Option, ...]] = (
     ),
     Option(
         "metadata.recovery.strategy", Kind.STRING, "rebootstrap", "low",
-        "What to do when no known broker can be reached: `rebootstrap` starts again from `bootstrap.servers` (KIP-899).",
-        ALL, choices=("rebootstrap", "none"), not_yet=("none",),
+        "What to do when no known broker can be reached: `rebootstrap` starts again from `bootstrap.servers`, `none` goes on trying the "
+        "known brokers (KIP-899).",
+        ALL, choices=("rebootstrap", "none"),
     ),
     Option(
         "metadata.recovery.rebootstrap.trigger.ms", Kind.LONG, 300_000, "low",
-        "How long metadata may fail before the client starts again from `bootstrap.servers` (KIP-1102).",
-        ALL, minimum=0, status=Status.NO_EFFECT,
-        instead="the bootstrap addresses are tried as soon as no known broker answers",
+        "With `rebootstrap`: how long the known brokers may give no metadata, though they can be reached, before the client leaves them "
+        "and starts again from `bootstrap.servers` (KIP-1102). When none can be reached it does so at once.",
+        ALL, minimum=0,
     ),
     Option(
         "send.buffer.bytes", Kind.INT, 131_072, "medium",

@@ -31,6 +31,7 @@ _client_numbers: dict[str, Iterator[int]] = defaultdict(lambda: itertools.count(
 
 GROUP_COORDINATOR = 0
 TRANSACTION_COORDINATOR = 1
+_REBOOTSTRAP_REQUIRED = 129
 
 
 def with_client_id(kind: ClientKind, config: Config) -> Config:
@@ -45,7 +46,8 @@ class ClusterClient:
     """Lives in the engine's thread.
 
     Fields: `snapshot` is replaced, never changed, by _learn(); `attempts` remembers the last failure of each address for
-    the error that names them all; `interest` holds the topics that metadata requests name (None: all).
+    the error that names them all; `interest` holds the topics that metadata requests name (None: all);
+    `_without_metadata_since_ms` is when the first of the metadata updates began that have failed since the last that did not.
     """
 
     def __init__(
@@ -78,6 +80,8 @@ class ClusterClient:
         self._allow_auto_create = allow_auto_create
         self._later: asyncio.TimerHandle | None = None
         self._patience = self.retry_backoff()
+        self._may_rebootstrap = config["metadata.recovery.strategy"] == "rebootstrap"
+        self._without_metadata_since_ms: int | None = None
         self._closed = False
 
     def start(self) -> None:
@@ -111,7 +115,7 @@ class ClusterClient:
 
     async def any_connection(self) -> BrokerConnection:
         """A usable control connection to any broker: an open one, else the known brokers in random order, then the bootstrap
-        addresses. Tries until one answers; the caller bounds it (see within())."""
+        addresses, if metadata.recovery.strategy allows (KIP-899). Tries until one answers; the caller bounds it (see within())."""
         backoff = self._reconnect_backoff()
         while True:
             for (_, purpose), connection in self._open.items():
@@ -119,14 +123,20 @@ class ClusterClient:
                     return connection
             for address, node_id in self._candidates():
                 try:
-                    return await self._connect(address, node_id, CONTROL)
+                    connection = await self._connect(address, node_id, CONTROL)
                 except DisconnectedError:
                     continue  # noted with its reason in `attempts`
+                if node_id < 0 and self.snapshot.brokers and not self.snapshot.doubted:
+                    _log.warning("no known broker can be reached: starting again from %s", address)
+                    self.snapshot = self.snapshot.doubt()
+                return connection
             await asyncio.sleep(backoff.next_ms() / 1000)
 
     def _candidates(self) -> list[tuple[Address, int]]:
         known = [(Address(node.host, node.port), node.id) for node in self.snapshot.brokers.values()]
         random.shuffle(known)
+        if known and not self._may_rebootstrap:
+            return known
         reached = {address for address, _ in known}
         return known + [(address, -1) for address in self.bootstrap if address not in reached]
 
@@ -244,14 +254,31 @@ class ClusterClient:
 
     async def fetch_metadata(self, topics: Iterable[str] | None, *, allow_auto_create: bool = False) -> Any:
         """One Metadata request (None: all topics), laid over the snapshot, and its response."""
-        connection = await self.any_connection()
-        response = await connection.request(
-            Api.METADATA,
-            topics=None if topics is None else [{"name": topic} for topic in topics],
-            allow_auto_topic_creation=allow_auto_create,
-        )
-        self._learn(self.snapshot.merge(response, whole=topics is None))
-        return response
+        backoff = self.retry_backoff()
+        while True:
+            connection = await self.any_connection()
+            response = await connection.request(
+                Api.METADATA,
+                topics=None if topics is None else [{"name": topic} for topic in topics],
+                allow_auto_topic_creation=allow_auto_create,
+            )
+            code = int(getattr(response, "error_code", 0))
+            if code == _REBOOTSTRAP_REQUIRED and self._may_rebootstrap:
+                self._rebootstrap(f"{connection.address} asks for it")
+                await asyncio.sleep(backoff.next_ms() / 1000)
+                continue
+            if code:
+                raise error_for(code, f"asking {connection.address} for metadata")
+            self._learn(self.snapshot.merge(response, whole=topics is None))
+            return response
+
+    def _rebootstrap(self, why: str) -> None:
+        """Trust no broker that is known: what answers at the bootstrap addresses names the cluster anew (KIP-1102)."""
+        _log.warning("starting again from bootstrap.servers: %s", why)
+        self.snapshot = self.snapshot.doubt(forget_brokers=True)
+        self._coordinator_nodes.clear()
+        for connection in list(self._open.values()):
+            connection.close(f"starting again from bootstrap.servers: {why}")
 
     def _learn(self, snapshot: ClusterSnapshot) -> None:
         self.snapshot = snapshot
@@ -270,7 +297,7 @@ class ClusterClient:
         backoff = self.retry_backoff()
         while True:
             try:
-                await self._update_once()
+                await self._update_in_time()
                 backoff.reset()
             except Exception as error:  # whatever a broker answers, the next one may answer better
                 expected = isinstance(error, KafkaError)
@@ -290,6 +317,22 @@ class ClusterClient:
                     await self._update_wanted.wait()
             except TimeoutError:
                 pass
+
+    async def _update_in_time(self) -> None:
+        """One update; when metadata has failed for too long in a row, the brokers that are known are left (KIP-1102)."""
+        trigger_ms = self.config["metadata.recovery.rebootstrap.trigger.ms"]
+        if self._without_metadata_since_ms is None:
+            self._without_metadata_since_ms = self.engine.now_ms()
+        left_ms = self._without_metadata_since_ms + trigger_ms - self.engine.now_ms()
+        is_bounded = self._may_rebootstrap and bool(self.snapshot.brokers)
+        try:
+            async with asyncio.timeout(max(0, left_ms) / 1000 if is_bounded else None):
+                await self._update_once()
+        except TimeoutError:
+            self._rebootstrap(f"the known brokers gave no metadata within {trigger_ms} ms")
+            self._without_metadata_since_ms = None
+            await self._update_once()
+        self._without_metadata_since_ms = None
 
     def _is_wanted(self, topic: str) -> bool:
         return self.interest is not None and topic in self.interest

@@ -36,7 +36,8 @@ class LeaderEpochs:
     """Lives in the engine's thread.
 
     Fields: `_known` is the leader epoch under which each position was last looked at; `_waiting` holds the partitions whose position
-    must be validated, which the fetch driver holds back; `_asking` is, by leader, the task that asks it.
+    must be validated, which the fetch driver holds back; `_doubted` those of them whose leader has said once that it does not know the
+    epoch; `_asking` is, by leader, the task that asks it.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class LeaderEpochs:
         self._on_judged = on_judged
         self._known: dict[TopicPartition, int] = {}
         self._waiting: set[TopicPartition] = set()
+        self._doubted: set[TopicPartition] = set()
         self._asking: dict[int, asyncio.Task[None]] = {}
 
     # ------------------------------------------------------------ what may ask for a validation
@@ -111,6 +113,7 @@ class LeaderEpochs:
     def release(self, tp: TopicPartition) -> None:
         """Forget what is asked about this partition; it is fetched again soon."""
         self._waiting.discard(tp)
+        self._doubted.discard(tp)
         self._fetching.release(tp)
 
     def forget(self, partitions: Iterable[TopicPartition]) -> None:
@@ -133,8 +136,9 @@ class LeaderEpochs:
         backoff = self._client.retry_backoff()
         while questions := self._questions(node_id):
             answers = await epoch_ends(self._client, node_id, questions)
-            for tp, end in answers.items():
-                self._settle(tp, questions[tp], end)
+            for tp, end in list(answers.items()):
+                if not self._settle(tp, questions[tp], end):
+                    del answers[tp]
             if len(answers) < len(questions):
                 self._client.want_update()
                 await asyncio.sleep(backoff.next_ms() / 1000)
@@ -149,19 +153,24 @@ class LeaderEpochs:
                 questions[tp] = Question(handle, self._fetcher.epoch(handle), place[1], leader_epoch)
         return questions
 
-    def _settle(self, tp: TopicPartition, asked: Question, end: EpochEnd | None) -> None:
-        """An answer (None: this leader cannot say). It is dropped, and the partition asked about anew if it still waits, when it
-        concerns another position or leader than those of now: poll() goes on returning what was fetched meanwhile, and may have come to
-        records of a later epoch than the one asked about."""
+    def _settle(self, tp: TopicPartition, asked: Question, end: EpochEnd | None) -> bool:
+        """Use an answer (None: this leader cannot say); False if it is not to be trusted without fresh metadata.
+
+        It is dropped, and the partition asked about anew if it still waits, when it concerns another position or leader than those of
+        now: poll() goes on returning what was fetched, and may have come to records of a later epoch than the one asked about.
+        """
         if tp not in self._waiting or self._fetching.handles.get(tp) != asked.handle:
-            return
+            return True
         if self._fetcher.epoch(asked.handle) != asked.seek_epoch:
-            return
+            return True
         if self._client.snapshot.leader(*tp)[1] != asked.leader_epoch:
-            return
+            return True
         place = self._fetcher.position(asked.handle)
         if place is None or place[1] != asked.position_epoch:
-            return
+            return True
+        if end is not None and end.is_undefined and tp not in self._doubted:
+            self._doubted.add(tp)  # a leader that has been deposed without knowing it would say the same
+            return False
         if end is None:
             end = EpochEnd(place[1], place[0])
         elif end.is_undefined or end.leader_epoch < asked.position_epoch:
@@ -171,6 +180,7 @@ class LeaderEpochs:
         if place is not None and place[1] == asked.position_epoch:
             self._waiting.discard(tp)
             self._on_judged(tp, place, judge(*place, end, asked.leader_epoch))
+        return True
 
 
 async def epoch_ends(
