@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 _VARINT, _FIXED64, _BYTES = 0, 1, 2
@@ -19,7 +20,7 @@ class Point(NamedTuple):
     """One value. `start_ns` and `time_ns` are nanoseconds since 1970: what a sum counts from, and when the value was read."""
 
     value: float
-    attributes: Mapping[str, str]
+    attributes: tuple[tuple[str, str], ...]
     start_ns: int
     time_ns: int
 
@@ -45,7 +46,7 @@ def encode_metrics(
     """One MetricsData with one resource and one scope. `delta`: the sums are what was added since `start_ns`, else the whole."""
     scope = _message(1, _text(1, scope_name) + _text(2, scope_version))
     metrics = b"".join(_message(2, _metric(entry, delta)) for entry in series)
-    described = _message(1, _attributes(1, resource))
+    described = _message(1, _attributes(1, tuple(resource.items())))
     return _message(1, described + _message(2, scope + metrics))
 
 
@@ -63,10 +64,10 @@ def _point(point: Point, monotonic: bool) -> bytes:
     return start + _fixed(3, "<Q", point.time_ns) + value + _attributes(7, point.attributes)
 
 
-def _attributes(field: int, attributes: Mapping[str, str]) -> bytes:
+@lru_cache(maxsize=4096)
+def _attributes(field: int, attributes: tuple[tuple[str, str], ...]) -> bytes:
     return b"".join(
-        _message(field, _text(1, key) + _message(2, _message(1, value.encode())))
-        for key, value in attributes.items()
+        _message(field, _text(1, key) + _message(2, _message(1, value.encode()))) for key, value in attributes
     )
 
 

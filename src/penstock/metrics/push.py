@@ -11,9 +11,10 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from typing import Final
 
-from .names import MONOTONIC, Metric, MetricName, Scope
+from .names import MONOTONIC, MetricName, Scope
 from .otlp import Point, Series, encode_metrics
 from .table import METRICS
 
@@ -28,7 +29,8 @@ _UNSUPPORTED_COMPRESSION_TYPE = 76
 _TELEMETRY_TOO_LARGE = 118
 _THROTTLING_QUOTA_EXCEEDED = 89
 
-_ROW = {(metric.name, metric.group, ("client-id", *metric.scope.value)): metric for metric in METRICS}
+# By name, group and number of tags, which tells the scopes of one group apart.
+_ROW: Final = {(metric.name, metric.group, 1 + len(metric.scope.value)): metric for metric in METRICS}
 _SHED: Final = ((), (Scope.PARTITION,), (Scope.PARTITION, Scope.TOPIC, Scope.NODE))
 """What is left out of a push, step by step, when brokers find it too large."""
 
@@ -38,14 +40,15 @@ def telemetry_name(metric: MetricName) -> str:
 
     Source: TelemetryMetricNamingConvention.
     """
-    row = _row(metric)
+    return _telemetry_name(metric.name, metric.group, len(metric.tags))
+
+
+@cache
+def _telemetry_name(name: str, group: str, tags: int) -> str:
+    row = _ROW.get((name, group, tags))
     prefix = OWN_PREFIX if row is not None and row.own else PREFIX
-    group = metric.group.lower().replace("-", ".").replace(".metrics", "")
-    return f"{prefix}{group}.{metric.name.lower().replace('-', '.')}"
-
-
-def _row(metric: MetricName) -> Metric | None:
-    return _ROW.get((metric.name, metric.group, tuple(key for key, _ in metric.tags)))
+    group = group.lower().replace("-", ".").replace(".metrics", "")
+    return f"{prefix}{group}.{name.lower().replace('-', '.')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,21 +178,24 @@ class PushLedger:
         self._told = {metric: told for metric, told in self._told.items() if metric in values}
         self._telling = {}
         shed = {scope.value for scope in left_out if scope is not Scope.CLIENT}
-        series: dict[str, Series] = {}
+        series: dict[str, tuple[Series, list[Point]]] = {}
+        wanted: dict[str, bool] = {}
         for metric, value in values.items():
+            row = _ROW.get((metric.name, metric.group, len(metric.tags)))
+            if row is None or row.scope.value in shed or math.isnan(value):
+                continue
             name = telemetry_name(metric)
-            row = _row(metric)
-            if row is None or row.scope.value in shed or not subscription.wants(name) or math.isnan(value):
+            if name not in wanted:
+                wanted[name] = subscription.wants(name)
+            if not wanted[name]:
                 continue
             monotonic = row.stat in MONOTONIC
-            point = self._point(metric, value, monotonic and subscription.delta, now_ns)
             if name not in series:
-                series[name] = Series(name, "", row.unit.value, monotonic, [])
-            points = series[name].points
-            assert isinstance(points, list)
-            points.append(point)
+                points: list[Point] = []
+                series[name] = Series(name, "", row.unit.value, monotonic, points), points
+            series[name][1].append(self._point(metric, value, monotonic and subscription.delta, now_ns))
         return encode_metrics(
-            series.values(),
+            (entry for entry, _ in series.values()),
             resource=resource,
             scope_name="penstock",
             scope_version=version,
@@ -198,7 +204,7 @@ class PushLedger:
 
     def _point(self, metric: MetricName, value: float, delta: bool, now_ns: int) -> Point:
         # Without client-id, which the broker knows from the request. Source: ClientTelemetryReporter.EXCLUDE_LABELS.
-        attributes = {key.replace("-", "_"): text for key, text in metric.tags if key != "client-id"}
+        attributes = tuple((key.replace("-", "_"), text) for key, text in metric.tags if key != "client-id")
         if not delta:
             return Point(value, attributes, self._start_ns, now_ns)
         told, since_ns = self._told.get(metric, (0.0, self._start_ns))

@@ -13,7 +13,8 @@ from penstock.metrics.otlp import Point, Series, encode_metrics
 
 NS = st.integers(0, 2**63)
 TEXT = st.text(max_size=300)
-POINTS = st.builds(Point, st.floats(), st.dictionaries(TEXT, TEXT, max_size=4), start_ns=NS, time_ns=NS)
+TAGS = st.dictionaries(TEXT, TEXT, max_size=4).map(lambda tags: tuple(tags.items()))
+POINTS = st.builds(Point, st.floats(), TAGS, start_ns=NS, time_ns=NS)
 SERIES = st.builds(Series, TEXT, TEXT, TEXT, st.booleans(), st.lists(POINTS, max_size=4))
 
 
@@ -46,7 +47,7 @@ def test_what_is_written_is_read(series: list[Series], resource: dict[str, str],
             assert got.WhichOneof("value") == "as_double"
             assert got.time_unix_nano == point.time_ns
             assert got.start_time_unix_nano == (point.start_ns if written.monotonic else 0)
-            assert attributes(got.attributes) == point.attributes
+            assert attributes(got.attributes) == dict(point.attributes)
     assert MetricsData.FromString(data.SerializeToString()) == data or any(
         math.isnan(point.value) for each in series for point in each.points
     )
