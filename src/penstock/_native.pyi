@@ -14,10 +14,12 @@ from .types import Header, TimestampType, TopicPartition
 __all__ = [
     "EVENT_CLOSED",
     "EVENT_CONNECTED",
+    "EVENT_DIVERGING",
     "EVENT_FETCH_ERROR",
     "EVENT_FETCH_NODE_ERROR",
     "EVENT_HEARTBEAT",
     "EVENT_HEARTBEATS_STOPPED",
+    "EVENT_PREFERRED_REPLICA",
     "EVENT_RESPONSE",
     "VERSION",
     "BatchBuilder",
@@ -43,7 +45,13 @@ EVENT_CLOSED: Final[
 ]  # (EVENT_CLOSED, connection_id, 0, reason: str); the last event of a connection, sent once
 EVENT_FETCH_ERROR: Final[
     int
-]  # (EVENT_FETCH_ERROR, handle, epoch, (error_code, fetch_offset, leader_id, leader_epoch))
+]  # (EVENT_FETCH_ERROR, handle, epoch, (error_code, fetch_offset, leader_id, leader_epoch, node_id)); node_id says so
+EVENT_PREFERRED_REPLICA: Final[
+    int
+]  # (EVENT_PREFERRED_REPLICA, handle, epoch, node_id): the leader names this follower (KIP-392)
+EVENT_DIVERGING: Final[
+    int
+]  # (EVENT_DIVERGING, handle, epoch, (leader_epoch, end_offset)): the leader's log departs from what was fetched (KIP-595)
 EVENT_FETCH_NODE_ERROR: Final[
     int
 ]  # (EVENT_FETCH_NODE_ERROR, connection_id, error_code, None): a whole response failed
@@ -174,17 +182,23 @@ class Fetcher:
     def set_leader(self, handle: int, node_id: int, leader_epoch: int) -> None:
         """Where to fetch from (-1: nowhere for now). Lifts a suspension that followed an EVENT_FETCH_ERROR, and the rest of a
         node after an EVENT_FETCH_NODE_ERROR."""
+    def set_read_replica(self, handle: int, node_id: int, leader_serves_ms: int = 0) -> None:
+        """Fetch from this follower (KIP-392); -1: from the leader again, which for leader_serves_ms is not told client_rack, so that
+        it serves the records itself instead of naming a follower. Lifts a suspension, as that which follows an
+        EVENT_PREFERRED_REPLICA."""
     def seek(self, handle: int, offset: int, last_leader_epoch: int = -1) -> int:
         """Fetch from this offset, in a new epoch, which is returned. offset -1: no position, stop fetching.
 
-        Forgets what is buffered, and lifts a suspension or a failure. KeyError for a handle that was unassigned.
+        last_leader_epoch is that of the record before, -1 where not known: a leader whose log has another one there answers with
+        EVENT_DIVERGING (Fetch version 12), and the partition is suspended until the next seek(). Forgets what is buffered, and
+        lifts a suspension or a failure. KeyError for a handle that was unassigned.
         """
     def cut(self, handle: int, end_offset: int) -> tuple[int, int] | None:
         """The log ends at end_offset (KIP-320). Where more was fetched, forget in one step all that poll() has not returned, and
         fetch again from the position. The position, as position() gives it; it stands still until that fetch is answered."""
     def epoch(self, handle: int) -> int: ...
     def position(self, handle: int) -> tuple[int, int] | None:
-        """(offset of the next record that poll() will return, leader epoch of the last one returned or -1); None without one."""
+        """(offset of the next record that poll() will return, leader epoch of the batch before it or -1); None without one."""
     def high_watermark(self, handle: int) -> int: ...
     def last_stable_offset(self, handle: int) -> int: ...
     def log_start_offset(self, handle: int) -> int: ...
@@ -201,7 +215,8 @@ class Fetcher:
         """poll() raises this error once it has returned what was buffered before it; until seek() or unassign()."""
     # -- loops
     def attach(self, node_id: int, connection: Connection, api_version: int) -> None:
-        """Run the fetch loop of a node on its connection: Fetch version 4 to 17 (without sessions; a higher one is lowered).
+        """Run the fetch loop of a node on its connection: Fetch version 4 to 17 (a higher one is lowered), from 7 on in a session
+        (KIP-227). A session that the broker has lost costs one full request, without an event.
 
         Replaces the node's loop on another connection. The connection should carry nothing else: while the buffer is full
         it is not read, and answers to other requests would wait with the rest.
@@ -246,7 +261,9 @@ class Fetcher:
         crc_failures, full_waits (times that a loop had to wait for room), polls; fetch_latency_us_total and _max (from sending
         a request until its answer is taken up, the broker's waiting included), throttle_ms_total and _max (KIP-219),
         fetch_bytes (of record batches, as they came), records_returned (handed out by poll()), bytes_returned (keys and values
-        of those)."""
+        of those), session_resets (fetch sessions that a broker had lost), partitions_asked (that requests named)."""
+    def node_stats(self) -> dict[int, tuple[int, int]]:
+        """Per node that was ever fetched from: (requests sent, bytes of record batches that came)."""
     def close(self) -> None:
         """End all loops and forget what is buffered; idempotent. Connections stay open."""
 

@@ -39,8 +39,9 @@ pub(crate) enum Item {
         cursor: usize,
         next_offset: i64,
     },
-    /// No record for the user up to `next_offset`: control batches, aborted or compacted records.
-    Marker { next_offset: i64 },
+    /// No record for the user up to `next_offset`: control batches, aborted or compacted records. `leader_epoch` is that of the
+    /// last of them.
+    Marker { next_offset: i64, leader_epoch: i32 },
     /// Here the partition ends until somebody seeks.
     Failure(Failure),
 }
@@ -225,7 +226,10 @@ mod tests {
     use super::*;
 
     fn marker(handle: u64, next_offset: i64) -> Entry {
-        let item = Item::Marker { next_offset };
+        let item = Item::Marker {
+            next_offset,
+            leader_epoch: 0,
+        };
         Entry {
             handle,
             epoch: 1,
@@ -236,7 +240,7 @@ mod tests {
     fn drain(buffer: &mut Buffer) -> Vec<(u64, i64)> {
         let entries = std::iter::from_fn(|| buffer.pop());
         let numbers = entries.filter_map(|entry| match entry.item {
-            Item::Marker { next_offset } => Some((entry.handle, next_offset)),
+            Item::Marker { next_offset, .. } => Some((entry.handle, next_offset)),
             _ => None,
         });
         numbers.collect()

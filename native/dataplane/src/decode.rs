@@ -47,6 +47,7 @@ pub struct Decoder {
     bytes: Bytes,
     position: usize,
     next_offset: i64,
+    leader_epoch: i32,
     options: DecodeOptions,
     aborted: Option<AbortedTransactions>,
 }
@@ -70,6 +71,7 @@ impl Decoder {
             bytes: record_set,
             position: 0,
             next_offset: fetch_offset,
+            leader_epoch: -1,
             options,
             aborted,
         }
@@ -79,6 +81,11 @@ impl Decoder {
     /// control, aborted). The fetch offset at first.
     pub fn next_offset(&self) -> i64 {
         self.next_offset
+    }
+
+    /// The leader epoch of that batch; -1 before v2, and at first.
+    pub fn leader_epoch(&self) -> i32 {
+        self.leader_epoch
     }
 
     /// The bytes that are not consumed yet.
@@ -135,7 +142,10 @@ impl Decoder {
                 }
             }
             self.position += frame.size;
-            self.next_offset = self.next_offset.max(frame.next_offset);
+            if frame.next_offset > self.next_offset {
+                self.next_offset = frame.next_offset;
+                self.leader_epoch = frame.leader_epoch;
+            }
         }
         Ok(())
     }

@@ -68,6 +68,28 @@ pub enum Event {
         leader_id: i32,
         /// Its epoch, or -1.
         leader_epoch: i32,
+        /// The broker that answered.
+        node_id: i32,
+    },
+    /// The leader names a follower to fetch from (KIP-392); the partition is suspended until `set_read_replica`.
+    PreferredReplica {
+        /// Which partition.
+        handle: u64,
+        /// In which of its epochs.
+        epoch: u64,
+        /// The follower.
+        node_id: i32,
+    },
+    /// The leader's log departs from what was fetched (KIP-320, KIP-595); the partition is suspended until a seek.
+    Diverging {
+        /// Which partition.
+        handle: u64,
+        /// In which of its epochs.
+        epoch: u64,
+        /// The last leader epoch that both logs have.
+        diverging_epoch: i32,
+        /// Where it ends in the leader's log.
+        end_offset: i64,
     },
     /// A whole fetch response carries an error code.
     FetchNodeError {

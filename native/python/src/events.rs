@@ -17,6 +17,8 @@ pub const EVENT_FETCH_ERROR: i64 = 4;
 pub const EVENT_FETCH_NODE_ERROR: i64 = 5;
 pub const EVENT_HEARTBEAT: i64 = 6;
 pub const EVENT_HEARTBEATS_STOPPED: i64 = 7;
+pub const EVENT_PREFERRED_REPLICA: i64 = 8;
+pub const EVENT_DIVERGING: i64 = 9;
 
 /// The one place where native threads speak to an engine. Any thread may call wake(); one thread waits.
 #[pyclass(name = "EventQueue", module = "penstock._native", frozen)]
@@ -150,9 +152,28 @@ fn to_python(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
             fetch_offset,
             leader_id,
             leader_epoch,
+            node_id,
         } => {
-            let error = (error_code, fetch_offset, leader_id, leader_epoch);
+            let error = (error_code, fetch_offset, leader_id, leader_epoch, node_id);
             (EVENT_FETCH_ERROR, handle, epoch, error)
+                .into_pyobject(py)?
+                .into_any()
+        }
+        Event::PreferredReplica {
+            handle,
+            epoch,
+            node_id,
+        } => (EVENT_PREFERRED_REPLICA, handle, epoch, node_id)
+            .into_pyobject(py)?
+            .into_any(),
+        Event::Diverging {
+            handle,
+            epoch,
+            diverging_epoch,
+            end_offset,
+        } => {
+            let place = (diverging_epoch, end_offset);
+            (EVENT_DIVERGING, handle, epoch, place)
                 .into_pyobject(py)?
                 .into_any()
         }

@@ -1,6 +1,7 @@
 //! `Fetcher`.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -123,6 +124,25 @@ impl PyFetcher {
     ) -> PyResult<()> {
         self.check(py)?;
         self.fetcher.set_leader(handle, node_id, leader_epoch);
+        Ok(())
+    }
+
+    /// Fetch from this follower (KIP-392); -1: from the leader again.
+    #[pyo3(
+        signature = (handle, node_id, leader_serves_ms = 0),
+        text_signature = "($self, handle, node_id, leader_serves_ms=0)",
+    )]
+    fn set_read_replica(
+        &self,
+        py: Python<'_>,
+        handle: u64,
+        node_id: i32,
+        leader_serves_ms: u64,
+    ) -> PyResult<()> {
+        self.check(py)?;
+        let leader_serves = Duration::from_millis(leader_serves_ms);
+        self.fetcher
+            .set_read_replica(handle, node_id, leader_serves);
         Ok(())
     }
 
@@ -303,6 +323,15 @@ impl PyFetcher {
     fn buffered_records(&self, py: Python<'_>) -> PyResult<usize> {
         self.check(py)?;
         Ok(self.fetcher.buffered().1)
+    }
+
+    /// Per node that was ever fetched from: (requests sent, bytes of record batches that came).
+    fn node_stats(&self, py: Python<'_>) -> PyResult<HashMap<i32, (u64, u64)>> {
+        self.check(py)?;
+        let all = self.fetcher.node_stats().into_iter();
+        Ok(all
+            .map(|(id, fetches, bytes)| (id, (fetches, bytes)))
+            .collect())
     }
 
     /// Counters since the start.

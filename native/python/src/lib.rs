@@ -34,6 +34,10 @@ mod _native {
     const EVENT_HEARTBEAT: i64 = crate::events::EVENT_HEARTBEAT;
     #[pymodule_export]
     const EVENT_HEARTBEATS_STOPPED: i64 = crate::events::EVENT_HEARTBEATS_STOPPED;
+    #[pymodule_export]
+    const EVENT_PREFERRED_REPLICA: i64 = crate::events::EVENT_PREFERRED_REPLICA;
+    #[pymodule_export]
+    const EVENT_DIVERGING: i64 = crate::events::EVENT_DIVERGING;
 
     #[pymodule_export]
     use crate::batches::{PyBatchBuilder, crc32c, decode_batches, murmur2_partition};

@@ -1,4 +1,8 @@
-"""Keeps the native fetch loops fed: which partition is fetched from which broker, over which connection."""
+"""Keeps the native fetch loops fed: which partition is fetched from which broker, over which connection.
+
+Source: KIP-392 (the nearest replica), with the rules of Java's SubscriptionState and FetchCollector: a follower is read until
+metadata.max.age.ms have passed, then the leader is asked again; any error of a follower leads back to the leader.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .._native import EVENT_FETCH_ERROR, Fetcher
+from .._native import EVENT_DIVERGING, EVENT_FETCH_ERROR, EVENT_PREFERRED_REPLICA, Fetcher
 from ..errors import KafkaError
 from ..protocol import Api, error_name
 from ..types import TopicPartition
@@ -17,6 +21,19 @@ from .connection import BrokerConnection
 
 _log = logging.getLogger("penstock.engine.fetching")
 _NO_ID = bytes(16)
+_OFFSET_OUT_OF_RANGE = 1
+_METADATA_ERRORS = (100, 103, 106)  # UNKNOWN_TOPIC_ID, INCONSISTENT_TOPIC_ID, FETCH_SESSION_TOPIC_ID_ERROR
+_AFTER_ERROR_MS = 1_000
+_AFTER_DISCONNECT_MS = 30_000
+"""How long the leader is to serve the records itself after a follower failed. It goes on naming one that is dead until the
+cluster has noticed, and one that lags, and would answer without records each time."""
+
+
+class _Lease:
+    """A follower that a partition is read from. Its identity tells one lease from the next."""
+
+    def __init__(self, node_id: int) -> None:
+        self.node_id = node_id
 
 
 class FetchDriver:
@@ -24,7 +41,8 @@ class FetchDriver:
 
     Fields: `handles` maps each assigned partition to the fetcher's handle (read, as a whole copy, by the user's thread too);
     `_leaders` is what the fetcher was last told; `_loops` holds the open fetch connection of each node, `_opening` the
-    tasks that open one; `_resting` the partitions that wait out a backoff after an error, `_held` those held back.
+    tasks that open one; `_resting` the partitions that wait out a backoff after an error, `_held` those held back;
+    `_replicas` the partitions that are read from a follower.
     """
 
     def __init__(
@@ -33,14 +51,18 @@ class FetchDriver:
         fetcher: Fetcher,
         on_error: Callable[[TopicPartition, int, int], None],
         on_recreated: Callable[[TopicPartition], None],
+        on_diverging: Callable[[TopicPartition, int, int], None] | None = None,
     ) -> None:
         """on_error(partition, error code, fetch offset) decides on errors that fresh metadata does not mend;
-        on_recreated(partition) on a topic that was deleted and made again under its name."""
+        on_recreated(partition) on a topic that was deleted and made again under its name; on_diverging(partition, leader epoch, end
+        offset) when the leader's log has other records than were fetched, from where that epoch ends in it (KIP-320): fetching
+        rests until seek(). Without it, fetching goes on where it is after a backoff."""
         self.handles: dict[TopicPartition, int] = {}
         self._client = client
         self._fetcher = fetcher
         self._on_error = on_error
         self._on_recreated = on_recreated
+        self._on_diverging = on_diverging or self._read_on
         self._by_handle: dict[int, TopicPartition] = {}
         self._leaders: dict[TopicPartition, tuple[int, int]] = {}
         self._topic_ids: dict[TopicPartition, bytes] = {}
@@ -49,6 +71,7 @@ class FetchDriver:
         self._backoffs: dict[TopicPartition, Backoff] = {}
         self._resting: set[TopicPartition] = set()
         self._held: set[TopicPartition] = set()
+        self._replicas: dict[TopicPartition, _Lease] = {}
         self._refresh_is_due = False
         client.engine.fetch_events = self._on_event
 
@@ -73,7 +96,7 @@ class FetchDriver:
                 continue
             handles.append(handle)
             del self._by_handle[handle]
-            for table in (self._leaders, self._topic_ids, self._backoffs):
+            for table in (self._leaders, self._topic_ids, self._backoffs, self._replicas):
                 table.pop(tp, None)
             self._resting.discard(tp)
             self._held.discard(tp)
@@ -112,7 +135,10 @@ class FetchDriver:
                 if known != _NO_ID:
                     self._on_recreated(tp)
             leaderless = leaderless or node_id < 0
-            wanted_nodes.add(node_id)
+            lease = self._replicas.get(tp)
+            if lease is not None and lease.node_id not in snapshot.brokers:
+                self._leave_replica(tp, _AFTER_DISCONNECT_MS)
+            wanted_nodes.add(self._source(tp, node_id))
             is_kept_back = tp in self._resting or tp in self._held
             if not is_kept_back and self._leaders.get(tp) != (node_id, epoch):
                 self._leaders[tp] = (node_id, epoch)
@@ -124,6 +150,14 @@ class FetchDriver:
             self._loops[node_id].close("no partition is read from this broker any more")
         if leaderless and snapshot.version:
             self._client.want_update_later()
+
+    def _source(self, tp: TopicPartition, leader_id: int) -> int:
+        """The node to fetch from."""
+        lease = self._replicas.get(tp)
+        return leader_id if lease is None or leader_id < 0 else lease.node_id
+
+    def _reads_from(self, node_id: int) -> bool:
+        return any(self._source(tp, leader_id) == node_id for tp, (leader_id, _) in self._leaders.items())
 
     # ------------------------------------------------------------ connections
 
@@ -137,12 +171,13 @@ class FetchDriver:
 
     async def _open_loop(self, node_id: int) -> None:
         """Connect, as often as it takes while the node leads a partition of ours."""
-        while any(leader == node_id for leader, _ in self._leaders.values()):
+        while self._reads_from(node_id):
             try:
                 connection = await self._client.connection(node_id, FETCH)
             except KafkaError as error:
                 _log.debug("no fetch connection to node %d: %s", node_id, error)
                 self._client.want_update()
+                self._leave_replicas_at(node_id)
                 await asyncio.sleep(self._client.config["reconnect.backoff.ms"] / 1000)
                 continue
             assert connection.versions is not None
@@ -156,27 +191,57 @@ class FetchDriver:
         if self._loops.get(node_id) is connection:
             del self._loops[node_id]
             self._fetcher.detach(node_id)
-            if any(leader == node_id for leader, _ in self._leaders.values()):
+            self._leave_replicas_at(node_id)
+            if self._reads_from(node_id):
                 self._client.want_update()
                 self._client.engine.loop.call_soon(self._ensure_loop, node_id)
 
     # ------------------------------------------------------------ errors of fetch responses
 
     def _on_event(self, kind: int, source: int, number: int, payload: Any) -> None:
-        if kind != EVENT_FETCH_ERROR:
+        if kind not in (EVENT_FETCH_ERROR, EVENT_PREFERRED_REPLICA, EVENT_DIVERGING):
             self._on_response_error(source, number)
             return
         tp = self._by_handle.get(source)
         if tp is None or self._fetcher.epoch(source) != number:
             return  # revoked or sought meanwhile: the error concerns a fetch that nobody waits for
-        error_code, fetch_offset, leader_id, leader_epoch = payload
-        _log.debug("fetching %s at offset %d: %s", tp, fetch_offset, error_name(error_code))
+        if kind == EVENT_PREFERRED_REPLICA:
+            self._read_replica(tp, source, payload)
+        elif kind == EVENT_DIVERGING:
+            _log.warning("%s: the leader's log departs at epoch %d, offset %d", tp, *payload)
+            self._on_diverging(tp, *payload)
+        else:
+            self._on_partition_error(tp, source, *payload)
+
+    def _on_partition_error(
+        self,
+        tp: TopicPartition,
+        handle: int,
+        error_code: int,
+        fetch_offset: int,
+        leader_id: int,
+        leader_epoch: int,
+        node_id: int,
+    ) -> None:
+        _log.debug(
+            "fetching %s at offset %d from node %d: %s", tp, fetch_offset, node_id, error_name(error_code)
+        )
+        if node_id != self._leaders.get(tp, (node_id, -1))[0]:
+            # What a follower does not have, the leader may: no position is reset on a follower's word.
+            self._leave_replica(tp, _AFTER_ERROR_MS)
+            if error_code != _OFFSET_OUT_OF_RANGE:
+                self._client.want_update()
+            return
         if leader_id >= 0 and self._client.learn_leader(tp.topic, tp.partition, leader_id, leader_epoch):
             return  # set_leader() in refresh_leaders() has lifted the suspension
         self._on_error(tp, error_code, fetch_offset)
 
     def _on_response_error(self, connection_id: int, error_code: int) -> None:
-        """A whole response failed: start over on a fresh connection, which re-attaches all partitions of the node."""
+        """A whole response failed: start over on a fresh connection, which re-attaches all partitions of the node. Where only topic
+        ids are at odds, the fetch loop starts over by itself, and fresh metadata has the ids."""
+        if error_code in _METADATA_ERRORS:
+            self._client.want_update()
+            return
         for connection in list(self._loops.values()):
             if connection.id == connection_id:
                 connection.close(f"fetch was refused: {error_name(error_code)}")
@@ -193,3 +258,50 @@ class FetchDriver:
         if handle is not None and self.handles.get(tp) == handle:
             self._leaders.pop(tp, None)  # so that set_leader() is said again, which lifts the suspension
             self.refresh_leaders()
+
+    def _read_on(self, tp: TopicPartition, diverging_epoch: int, end_offset: int) -> None:
+        """Nobody minds that the log is another one: go on where we are, without naming the epoch that it lacks."""
+        handle = self.handles[tp]
+        backoff = self._backoffs.setdefault(tp, self._client.retry_backoff())
+        self._client.engine.loop.call_later(
+            backoff.next_ms() / 1000, self._forget_epoch, tp, handle, self._fetcher.epoch(handle)
+        )
+
+    def _forget_epoch(self, tp: TopicPartition, handle: int, epoch: int) -> None:
+        if self.handles.get(tp) == handle and self._fetcher.epoch(handle) == epoch:
+            place = self._fetcher.position(handle)
+            if place is not None:
+                self._fetcher.seek(handle, place[0])
+
+    # ------------------------------------------------------------ the nearest replica
+
+    def _read_replica(self, tp: TopicPartition, handle: int, node_id: int) -> None:
+        """The leader names a follower that is nearer (KIP-392)."""
+        lease = self._replicas[tp] = _Lease(node_id)
+        if node_id not in self._client.snapshot.brokers:
+            self._client.want_update()
+            self._leave_replica(tp, _AFTER_ERROR_MS)
+            return
+        _log.debug("%s: reading from the follower %d", tp, node_id)
+        self._fetcher.set_read_replica(handle, node_id)
+        self._ensure_loop(node_id)
+        lease_ms = self._client.config["metadata.max.age.ms"]
+        self._client.engine.loop.call_later(lease_ms / 1000, self._lease_ended, tp, lease)
+
+    def _lease_ended(self, tp: TopicPartition, lease: _Lease) -> None:
+        if self._replicas.get(tp) is lease:
+            self._leave_replica(tp, 0)
+
+    def _leave_replica(self, tp: TopicPartition, leader_serves_ms: int) -> None:
+        """Read from the leader again, which for this time is not asked for the nearest replica. Lifts a suspension."""
+        lease = self._replicas.pop(tp, None)
+        if lease is not None:
+            _log.debug("%s: reading from the leader again, after node %d", tp, lease.node_id)
+        self._fetcher.set_read_replica(self.handles[tp], -1, leader_serves_ms)
+        leader_id = self._leaders.get(tp, (-1, -1))[0]
+        if leader_id >= 0:
+            self._ensure_loop(leader_id)
+
+    def _leave_replicas_at(self, node_id: int) -> None:
+        for tp in [tp for tp, lease in self._replicas.items() if lease.node_id == node_id]:
+            self._leave_replica(tp, _AFTER_DISCONNECT_MS)

@@ -13,12 +13,19 @@ import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from .._native import EVENT_FETCH_ERROR, EVENT_FETCH_NODE_ERROR, EventQueue
+from .._native import (
+    EVENT_DIVERGING,
+    EVENT_FETCH_ERROR,
+    EVENT_FETCH_NODE_ERROR,
+    EVENT_PREFERRED_REPLICA,
+    EventQueue,
+)
 from ..errors import ClosedError, ForkedError
 
 T = TypeVar("T")
 _log = logging.getLogger("penstock.engine")
 _numbers = itertools.count(1)
+_FETCH_EVENTS = (EVENT_FETCH_ERROR, EVENT_FETCH_NODE_ERROR, EVENT_PREFERRED_REPLICA, EVENT_DIVERGING)
 
 EventHandler = Callable[[int, int, Any], None]
 """Called as handler(kind, number, payload) with the rest of a native event."""
@@ -151,7 +158,7 @@ class EngineThread:
     def _on_events(self) -> None:
         for kind, source, number, payload in self.events.wait(0):
             try:
-                if kind in (EVENT_FETCH_ERROR, EVENT_FETCH_NODE_ERROR):
+                if kind in _FETCH_EVENTS:
                     if self.fetch_events is not None:
                         self.fetch_events(kind, source, number, payload)
                 elif (handler := self._connections.get(source)) is not None:

@@ -38,6 +38,7 @@ class Part:
     aborted: tuple[tuple[int, int], ...] = ()
     leader: tuple[int, int] | None = None
     preferred_read_replica: int = -1
+    diverging: tuple[int, int] | None = None
 
 
 class Call:
@@ -63,12 +64,26 @@ class Call:
             for p in topic.partitions
         ]
 
+    @property
+    def session(self) -> tuple[int, int]:
+        """(session id, session epoch)"""
+        return self.request.session_id, self.request.session_epoch
+
+    @property
+    def forgotten(self) -> list[tuple[Any, int]]:
+        """(topic or topic id, partition)"""
+        return [
+            (getattr(topic, "topic", None) or topic.topic_id, partition)
+            for topic in self.request.forgotten_topics_data
+            for partition in topic.partitions
+        ]
+
     def offset(self, partition: int = 0) -> int:
         (offset,) = [offset for _, number, offset in self.partitions if number == partition]
         return int(offset)
 
-    def answer(self, *parts: Part, error: int = 0, throttle_ms: int = 0) -> None:
-        self.send(encode_answer(self.version, self.correlation_id, parts, error, throttle_ms))
+    def answer(self, *parts: Part, error: int = 0, throttle_ms: int = 0, session_id: int = 0) -> None:
+        self.send(encode_answer(self.version, self.correlation_id, parts, error, throttle_ms, session_id))
 
     def send(self, frame: bytes) -> None:
         self._connection.sendall(struct.pack(">i", len(frame)) + frame)
@@ -78,7 +93,12 @@ class Call:
 
 
 def encode_answer(
-    version: int, correlation_id: int, parts: tuple[Part, ...], error: int = 0, throttle_ms: int = 0
+    version: int,
+    correlation_id: int,
+    parts: tuple[Part, ...],
+    error: int = 0,
+    throttle_ms: int = 0,
+    session_id: int = 0,
 ) -> bytes:
     """A Fetch response without its length prefix."""
     module = importlib.import_module(f"kio.schema.fetch.v{version}.response")
@@ -93,6 +113,9 @@ def encode_answer(
         if part.leader is not None and version >= 12:
             leader_id, leader_epoch = part.leader
             tagged["current_leader"] = module.LeaderIdAndEpoch(leader_id=leader_id, leader_epoch=leader_epoch)
+        if part.diverging is not None and version >= 12:
+            epoch, end_offset = part.diverging
+            tagged["diverging_epoch"] = module.EpochEndOffset(epoch=epoch, end_offset=end_offset)
         aborted = tuple(
             module.AbortedTransaction(producer_id=producer, first_offset=first)
             for producer, first in part.aborted
@@ -118,6 +141,7 @@ def encode_answer(
         module.FetchResponse,
         throttle_time=datetime.timedelta(milliseconds=throttle_ms),
         error_code=ErrorCode(error),
+        session_id=session_id,
         responses=tuple(topics),
     )
     out = BytesIO()

@@ -72,7 +72,9 @@ def test_every_version_is_asked_and_answered(bench: MakeBench, version: int) -> 
     assert partition.partition_max_bytes == 99_999
     assert getattr(partition, "current_leader_epoch", 7) == 7
     assert getattr(request, "rack_id", "rack-1") == "rack-1"
-    assert getattr(request, "session_epoch", -1) == -1
+    assert getattr(request, "session_id", 0) == 0
+    assert getattr(request, "session_epoch", 0) == 0
+    assert getattr(partition, "last_fetched_epoch", -1) == -1
     call.answer(Part(records=batch(0, 3, compression="zstd" if version >= 10 else "gzip")))
     records = b.fetcher.poll(500, LONG_MS)
     assert offsets(records) == [0, 1, 2]
@@ -329,7 +331,7 @@ def test_an_error_suspends_the_partition_until_a_leader_is_named(bench: MakeBenc
     b.broker.fetch().answer(Part(0, error=6, leader=(9, 33)), Part(1))
     kind, handle, epoch, payload = b.event(EVENT_FETCH_ERROR)
     assert (kind, handle, epoch) == (EVENT_FETCH_ERROR, b.handles[0], b.fetcher.epoch(b.handles[0]))
-    assert payload == (6, 0, 9, 33)
+    assert payload == (6, 0, 9, 33, 1)
     call = b.broker.fetch()
     assert [number for _, number, _ in call.partitions] == [1]
     b.fetcher.set_leader(b.handles[0], 1, 34)
@@ -341,15 +343,15 @@ def test_an_error_suspends_the_partition_until_a_leader_is_named(bench: MakeBenc
 def test_a_seek_lifts_the_suspension(bench: MakeBench) -> None:
     b = bench()
     b.broker.fetch().answer(Part(error=1))
-    assert b.event(EVENT_FETCH_ERROR)[3] == (1, 0, -1, -1)
+    assert b.event(EVENT_FETCH_ERROR)[3] == (1, 0, -1, -1, 1)
     b.fetcher.seek(b.handles[0], 77)
     assert b.broker.fetch().offset() == 77
 
 
 def test_a_failed_response_rests_the_loop(bench: MakeBench) -> None:
     b = bench(version=13)
-    b.broker.fetch().answer(error=71)
-    assert b.event(EVENT_FETCH_NODE_ERROR) == (EVENT_FETCH_NODE_ERROR, 1, 71, None)
+    b.broker.fetch().answer(error=29)
+    assert b.event(EVENT_FETCH_NODE_ERROR) == (EVENT_FETCH_NODE_ERROR, 1, 29, None)
     assert b.broker.calls.empty()
     b.fetcher.set_leader(b.handles[0], 1, 8)
     assert b.broker.fetch().offset() == 0
@@ -451,17 +453,6 @@ def test_a_throttled_loop_waits(bench: MakeBench) -> None:
     assert b.broker.calls.empty()
     b.attach()
     assert b.broker.fetch().offset() == 1
-
-
-def test_without_a_loop_at_the_preferred_replica_the_leader_is_asked_without_rack(bench: MakeBench) -> None:
-    b = bench(client_rack="a")
-    call = b.broker.fetch()
-    assert call.request.rack_id == "a"
-    call.answer(Part(preferred_read_replica=2))
-    call = b.broker.fetch()
-    assert call.request.rack_id == ""
-    call.answer(Part(records=batch(0, 1)))
-    assert offsets(b.poll_all(1)) == [0]
 
 
 def test_an_answer_after_leadership_moved_is_taken_once(bench: MakeBench) -> None:

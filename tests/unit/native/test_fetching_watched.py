@@ -49,9 +49,8 @@ def test_the_descriptor_is_readable_while_records_are_left(bench: Bench) -> None
 def test_what_came_before_the_first_watcher_counts(bench: Bench) -> None:
     bench.broker.fetch().answer(Part(0, batch(0, 3)))
     bench.broker.fetch()  # sent after the records were taken up
-    while not bench.fetcher.buffered_records():
-        pass
-    assert readable(bench.fetcher)
+    assert readable(bench.fetcher, PATIENCE_S)
+    assert bench.fetcher.buffered_records() == 3
 
 
 def test_wake_error_and_close_make_it_readable(bench: Bench) -> None:

@@ -4,12 +4,13 @@ use std::any::Any;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
+use super::node::{Node, Seat};
 use super::rider::FetchLoop;
-use super::table::{Drained, Seat, Table, Taken};
+use super::table::{Drained, Table, Taken};
 use super::{FetchConfig, MAX_VERSION, MIN_VERSION, Stats, add};
 use crate::buffer::Failure;
 use crate::connection::Connection;
@@ -112,9 +113,7 @@ impl Fetcher {
 
     /// The topic was made anew, or its id became known.
     pub fn set_topic_id(&self, handle: u64, topic_id: [u8; 16]) {
-        if let Some(partition) = self.shared.table().partitions.get_mut(&handle) {
-            partition.topic_id = topic_id;
-        }
+        self.shared.table().set_topic_id(handle, topic_id);
     }
 
     /// Where to fetch from; -1: nowhere for now. Lifts a suspension.
@@ -122,6 +121,25 @@ impl Fetcher {
         self.shared
             .table()
             .set_leader(handle, node_id, leader_epoch);
+    }
+
+    /// Fetches from this follower in place of the leader; -1: from the leader again, which is asked to serve the records itself
+    /// for that time. Lifts a suspension.
+    pub fn set_read_replica(&self, handle: u64, node_id: i32, leader_serves: Duration) {
+        let until = Instant::now().checked_add(leader_serves);
+        let until = until.filter(|_| !leader_serves.is_zero());
+        let mut table = self.shared.table();
+        table.set_read_replica(handle, node_id, until);
+    }
+
+    /// Per node, for nodes that were ever fetched from: (its id, requests sent, bytes of record batches that came).
+    pub fn node_stats(&self) -> Vec<(i32, u64, u64)> {
+        let table = self.shared.table();
+        let nodes = table.nodes.iter();
+        let asked = nodes.filter(|(_, node)| node.fetches > 0);
+        asked
+            .map(|(&id, node)| (id, node.fetches, node.bytes))
+            .collect()
     }
 
     /// Fetches from `offset` on, in a new epoch, which is returned; None for an unknown handle. -1: no position.
@@ -219,18 +237,24 @@ impl Fetcher {
         let mut table = self.shared.table();
         let rider = table.number();
         let node = table.nodes.entry(node_id).or_default();
-        node.rests = false;
-        node.seat = Some(Seat {
+        node.take_seat(Seat {
             rider,
             signal: Arc::clone(&signal),
         });
+        let left_session = std::mem::take(&mut node.left_session);
         drop(table);
         self.shared.loops.fetch_add(1, Ordering::Relaxed);
         let version = version.min(MAX_VERSION);
         let shared = Arc::clone(&self.shared);
         let id = connection.id();
         connection.board(Box::new(FetchLoop::new(
-            shared, rider, node_id, id, version, signal,
+            shared,
+            rider,
+            node_id,
+            id,
+            version,
+            signal,
+            left_session,
         )));
         Ok(())
     }
@@ -238,10 +262,8 @@ impl Fetcher {
     /// Ends the fetch loop of a node. What it has fetched and not pushed will be fetched again.
     pub fn detach(&self, node_id: i32) {
         let mut table = self.shared.table();
-        let seat = table
-            .nodes
-            .get_mut(&node_id)
-            .and_then(|node| node.seat.take());
+        let node = table.nodes.get_mut(&node_id);
+        let seat = node.and_then(Node::leave_seat);
         drop(table);
         if let Some(seat) = seat {
             seat.signal.notify();

@@ -1,12 +1,14 @@
 //! Fetching: what to ask for, from whom, and what becomes of the answers.
 //!
 //! [`Fetcher`] is what engine and user call; [`table`] what they share with the fetch loops; [`rider`] the loop itself,
-//! which runs on a connection's thread; `request` and `response` the wire.
+//! which runs on a connection's thread; `session` what a broker has been told; `request` and `response` the wire.
 
 mod fetcher;
+mod node;
 mod request;
 mod response;
 mod rider;
+mod session;
 mod table;
 mod wire;
 
@@ -120,11 +122,15 @@ pub struct Stats {
     pub records_returned: AtomicU64,
     /// Bytes of their keys and values.
     pub bytes_returned: AtomicU64,
+    /// Fetch sessions that a broker had forgotten, or found at odds with a request (KIP-227).
+    pub session_resets: AtomicU64,
+    /// Partitions that requests named; without what sessions spared.
+    pub partitions_asked: AtomicU64,
 }
 
 impl Stats {
     /// Each counter with its name.
-    pub fn all(&self) -> [(&'static str, u64); 19] {
+    pub fn all(&self) -> [(&'static str, u64); 21] {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         [
             ("fetches", read(&self.fetches)),
@@ -146,6 +152,8 @@ impl Stats {
             ("fetch_bytes", read(&self.fetch_bytes)),
             ("records_returned", read(&self.records_returned)),
             ("bytes_returned", read(&self.bytes_returned)),
+            ("session_resets", read(&self.session_resets)),
+            ("partitions_asked", read(&self.partitions_asked)),
         ]
     }
 }

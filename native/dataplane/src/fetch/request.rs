@@ -1,8 +1,10 @@
-//! Fetch requests, version 4 to 17. Source: Kafka's `FetchRequest.json`; KIP-74, KIP-320, KIP-392, KIP-482, KIP-516, KIP-903.
+//! Fetch requests, version 4 to 17. Source: Kafka's `FetchRequest.json`; KIP-74, KIP-227, KIP-320, KIP-392, KIP-482, KIP-516,
+//! KIP-595, KIP-903.
 
 use std::sync::Arc;
 
 use super::FetchConfig;
+use super::session::Place;
 use super::wire::Writer;
 
 /// The oldest version that gives v2 batches and the last stable offset.
@@ -11,14 +13,10 @@ pub const MIN_VERSION: i16 = 4;
 pub const MAX_VERSION: i16 = 17;
 const FETCH_API_KEY: i16 = 1;
 const CONSUMER_REPLICA_ID: i32 = -1;
-/// No fetch session (KIP-227): id 0 and this epoch ask for everything that the request lists, once.
-const NO_SESSION: i32 = 0;
-const FULL_FETCH_EPOCH: i32 = -1;
 const UNKNOWN_OFFSET: i64 = -1;
-/// Consumers leave the epoch of their last record out: a broker that found it diverging would answer without records.
-const NO_LAST_FETCHED_EPOCH: i32 = -1;
+const SESSIONS_FROM: i16 = 7;
 /// The first version that knows topics by their id (KIP-516).
-const TOPIC_IDS_FROM: i16 = 13;
+pub(crate) const TOPIC_IDS_FROM: i16 = 13;
 const FLEXIBLE_FROM: i16 = 12;
 
 /// One partition of a request, with what its answer is checked against.
@@ -32,35 +30,43 @@ pub(crate) struct Wanted {
     pub partition: i32,
     pub offset: i64,
     pub leader_epoch: i32,
+    /// The leader epoch of the last record before `offset`, -1 where that is not known. A leader whose log has other records
+    /// there says so (KIP-595). Left out to a follower: one that lags would seem to have another log.
+    pub last_fetched_epoch: i32,
 }
 
-/// What one request lists. Fetch sessions (KIP-227) would yield the difference to what the broker knows here, and the
-/// partitions to forget; as it is, every request lists all of its node's partitions.
-#[derive(Clone, Debug, Default)]
+impl Wanted {
+    pub fn has_topic_id(&self) -> bool {
+        self.topic_id != [0; 16]
+    }
+
+    /// A request names both in the same way.
+    pub fn is_named_as(&self, other: &Self, by_ids: bool) -> bool {
+        let same_topic = match by_ids {
+            true => self.topic_id == other.topic_id,
+            false => self.topic == other.topic,
+        };
+        same_topic && self.partition == other.partition
+    }
+
+    /// Nothing that a request says of the partition differs, its name apart.
+    pub fn asks_the_same_as(&self, other: &Self) -> bool {
+        let says = |w: &Self| (w.offset, w.leader_epoch, w.last_fetched_epoch);
+        says(self) == says(other)
+    }
+}
+
+/// What one request says.
+#[derive(Clone, Debug)]
 pub(crate) struct FetchPlan {
+    /// The version to speak.
+    pub version: i16,
     pub session_id: i32,
     pub session_epoch: i32,
+    /// All partitions, or those that the session does not know as they are.
     pub wanted: Vec<Wanted>,
-}
-
-impl FetchPlan {
-    pub fn full(wanted: Vec<Wanted>) -> Self {
-        Self {
-            session_id: NO_SESSION,
-            session_epoch: FULL_FETCH_EPOCH,
-            wanted,
-        }
-    }
-
-    /// The version to speak: one that names topics where the id of one is not known.
-    pub fn version(&self, highest: i16) -> i16 {
-        let all_have_ids = self.wanted.iter().all(|wanted| wanted.topic_id != [0; 16]);
-        if all_have_ids {
-            highest
-        } else {
-            highest.min(TOPIC_IDS_FROM - 1)
-        }
-    }
+    /// What the session is to forget, in order of topics.
+    pub forgotten: Vec<Place>,
 }
 
 pub(crate) fn is_flexible(version: i16) -> bool {
@@ -74,13 +80,13 @@ pub(crate) fn has_topic_ids(version: i16) -> bool {
 /// Header and body, without the length prefix. `rack` "" asks for no follower.
 pub(crate) fn encode(
     plan: &FetchPlan,
-    version: i16,
     correlation_id: i32,
     config: &FetchConfig,
     rack: &str,
 ) -> Vec<u8> {
+    let version = plan.version;
     let mut out = Writer {
-        bytes: Vec::with_capacity(128 + plan.wanted.len() * 48),
+        bytes: Vec::with_capacity(128 + plan.wanted.len() * 48 + plan.forgotten.len() * 24),
         flexible: is_flexible(version),
     };
     out.i16(FETCH_API_KEY);
@@ -95,13 +101,13 @@ pub(crate) fn encode(
     out.i32(config.min_bytes);
     out.i32(config.response_bytes());
     out.i8(config.isolation_level);
-    if version >= 7 {
+    if version >= SESSIONS_FROM {
         out.i32(plan.session_id);
         out.i32(plan.session_epoch);
     }
-    topics(&mut out, plan, version, config.max_partition_bytes);
-    if version >= 7 {
-        out.array_len(0); // Topics to forget: of a session.
+    topics(&mut out, plan, config.max_partition_bytes);
+    if version >= SESSIONS_FROM {
+        forgotten(&mut out, &plan.forgotten);
     }
     if version >= 11 {
         out.string(rack);
@@ -112,7 +118,8 @@ pub(crate) fn encode(
 
 /// Neighbours of one topic stand together; a topic may come more than once. Gathering all of a topic would undo the order
 /// of partitions, which is what keeps a busy one from starving those behind it.
-fn topics(out: &mut Writer, plan: &FetchPlan, version: i16, max_partition_bytes: i32) {
+fn topics(out: &mut Writer, plan: &FetchPlan, max_partition_bytes: i32) {
+    let version = plan.version;
     let same_topic = |a: &Wanted, b: &Wanted| a.topic == b.topic && a.topic_id == b.topic_id;
     out.array_len(plan.wanted.chunk_by(same_topic).count());
     for group in plan.wanted.chunk_by(same_topic) {
@@ -130,13 +137,35 @@ fn topics(out: &mut Writer, plan: &FetchPlan, version: i16, max_partition_bytes:
             }
             out.i64(wanted.offset);
             if version >= 12 {
-                out.i32(NO_LAST_FETCHED_EPOCH);
+                out.i32(wanted.last_fetched_epoch);
             }
             if version >= 5 {
                 out.i64(UNKNOWN_OFFSET); // The log start offset: of followers.
             }
             out.i32(max_partition_bytes);
             out.end();
+        }
+        out.end();
+    }
+}
+
+fn forgotten(out: &mut Writer, places: &[Place]) {
+    let same_topic = |a: &Place, b: &Place| match (a, b) {
+        (Place::Name(a, _), Place::Name(b, _)) => a == b,
+        (Place::Id(a, _), Place::Id(b, _)) => a == b,
+        _ => false,
+    };
+    out.array_len(places.chunk_by(same_topic).count());
+    for group in places.chunk_by(same_topic) {
+        match group.first() {
+            Some(Place::Name(name, _)) => out.string(name),
+            Some(Place::Id(id, _)) => out.bytes.extend_from_slice(id),
+            None => continue,
+        }
+        out.array_len(group.len());
+        for place in group {
+            let (Place::Name(_, partition) | Place::Id(_, partition)) = place;
+            out.i32(*partition);
         }
         out.end();
     }

@@ -28,7 +28,7 @@ pub(crate) struct PartitionData {
     pub high_watermark: i64,
     pub last_stable_offset: i64,
     pub log_start_offset: i64,
-    /// Only in answer to a request that names the epoch of the last record, which none does yet.
+    /// Only in answer to a request that names the epoch of the last record.
     pub diverging_epoch: Option<DivergingEpoch>,
     /// (leader, epoch) with a leadership error (KIP-951).
     pub current_leader: Option<(i32, i32)>,

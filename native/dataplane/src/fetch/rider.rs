@@ -2,7 +2,7 @@
 //! sent as soon as the headers of an answer's batches have told where it starts, and only then is the answer decoded,
 //! chunk by chunk, for as long as the buffer has room.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::fetcher::Shared;
+use super::node::Node;
 use super::request::{self, FetchPlan, Wanted};
-use super::response::{self, PartitionData, TopicKey};
-use super::table::{NONE, Table};
+use super::response::{self, DivergingEpoch, PartitionData};
+use super::session::{Lost, Session};
+use super::table::{NONE, Partition, Table};
 use super::{add, measure};
 use crate::batch::{self, Scan};
 use crate::buffer::{Entry, Failure, Item};
@@ -26,6 +28,11 @@ use crate::signal::Signal;
 /// first of them counts: sending first would wake the broker, which might take the very core that `poll` is about to run on.
 const SMALL_FRAME_BYTES: usize = 16 << 10;
 
+/// From this version on a throttled client is answered at once and asked to be silent; before, the answer was held back (KIP-219).
+const CLIENT_THROTTLES_FROM: i16 = 8;
+/// Before the next full request, where one has just been answered with the loss of its session.
+const PAUSE_AFTER_LOSSES: Duration = Duration::from_millis(100);
+
 /// What is left of one partition's part of an answer.
 struct PartitionWork {
     handle: u64,
@@ -34,16 +41,18 @@ struct PartitionWork {
     records: Bytes,
     /// What has been pushed reaches to here; where to fetch from if the rest is lost with the connection.
     pushed_offset: i64,
+    /// The leader epoch of the last batch before it, or -1.
+    pushed_epoch: i32,
 }
 
-/// An answer's part that says something of a partition which is still the one that was asked for.
+/// An answer's part that says something of a partition, and what was asked.
 struct Answer {
-    index: usize,
+    wanted: Wanted,
     data: PartitionData,
     scan: Result<Scan, DecodeError>,
 }
 
-fn error_event(wanted: &Wanted, data: &PartitionData) -> Event {
+fn error_event(wanted: &Wanted, data: &PartitionData, node_id: i32) -> Event {
     let (leader_id, leader_epoch) = data.current_leader.unwrap_or((NONE, NONE));
     Event::FetchError {
         handle: wanted.handle,
@@ -52,6 +61,7 @@ fn error_event(wanted: &Wanted, data: &PartitionData) -> Event {
         fetch_offset: wanted.offset,
         leader_id,
         leader_epoch,
+        node_id,
     }
 }
 
@@ -59,12 +69,49 @@ fn error_event(wanted: &Wanted, data: &PartitionData) -> Event {
 enum Verdict {
     /// Records to decode.
     Data,
-    /// An error code that the engine has to deal with.
-    Error(Event),
+    /// Something that the engine has to deal with, the partition being suspended: an error code, if true.
+    Event(Event, bool),
+    /// No records, but the next request says something else.
+    Moved,
     /// No records.
     Nothing,
     /// It was asked for under other circumstances.
     Stale,
+}
+
+/// The leader's log has other records before the offset that was asked for. Where it does reach that offset under an older
+/// epoch, nothing was lost: the newer epoch had no record, and the older one is the last that was fetched.
+fn diverge(partition: &mut Partition, wanted: &Wanted, diverging: DivergingEpoch) -> Verdict {
+    let DivergingEpoch { epoch, end_offset } = diverging;
+    if end_offset >= wanted.offset {
+        partition.fetch_epoch = match epoch < wanted.last_fetched_epoch {
+            true => epoch,
+            false => NONE, // Makes no sense; asking without an epoch is what always works.
+        };
+        return Verdict::Moved;
+    }
+    partition.is_diverged = true;
+    let event = Event::Diverging {
+        handle: wanted.handle,
+        epoch: wanted.epoch,
+        diverging_epoch: epoch,
+        end_offset,
+    };
+    Verdict::Event(event, false)
+}
+
+/// An answer without records; perhaps because a follower is nearer (KIP-392).
+fn prefer(partition: &mut Partition, wanted: &Wanted, node_id: i32) -> Verdict {
+    if node_id < 0 || node_id == partition.source() {
+        return Verdict::Nothing;
+    }
+    partition.is_suspended = true;
+    let event = Event::PreferredReplica {
+        handle: wanted.handle,
+        epoch: wanted.epoch,
+        node_id,
+    };
+    Verdict::Event(event, false)
 }
 
 pub(crate) struct FetchLoop {
@@ -74,9 +121,11 @@ pub(crate) struct FetchLoop {
     pub connection_id: i64,
     pub version: i16,
     pub signal: Arc<Signal>,
-    /// "" once the broker named a follower that is not fetched from: without a rack it serves the records itself.
-    rack: String,
-    outstanding: Vec<Wanted>,
+    session: Session,
+    /// Until its first request, which begins with all partitions of the node, whatever changed.
+    is_new: bool,
+    /// Answers in a row that lost the session.
+    losses: u32,
     asked_version: i16,
     /// When the last request was made.
     asked_at: Instant,
@@ -95,8 +144,8 @@ impl FetchLoop {
         connection_id: i64,
         version: i16,
         signal: Arc<Signal>,
+        left_session: i32,
     ) -> Self {
-        let rack = shared.config.client_rack.clone();
         Self {
             shared,
             number,
@@ -104,8 +153,9 @@ impl FetchLoop {
             connection_id,
             version,
             signal,
-            rack,
-            outstanding: Vec::new(),
+            session: Session::new(left_session),
+            is_new: true,
+            losses: 0,
             asked_version: version,
             asked_at: Instant::now(),
             work: VecDeque::new(),
@@ -114,49 +164,38 @@ impl FetchLoop {
         }
     }
 
-    /// Pairs an answer's partitions with those asked for, by place where the broker kept the order, else by name.
+    /// The next request, of what changed since the last one.
+    fn plan(&mut self, table: &mut Table) -> Option<FetchPlan> {
+        let is_seated = self.is_seated(table);
+        let node = table.nodes.get_mut(&self.node_id);
+        let node = node.filter(|node| is_seated && !node.rests)?;
+        let mut changed = node.take_changed();
+        if std::mem::take(&mut self.is_new) {
+            changed.extend(node.order.values());
+        }
+        for handle in changed {
+            let wanted = table.wanted(handle, self.node_id, self.number);
+            self.session.note(handle, wanted);
+        }
+        let node = table.nodes.get_mut(&self.node_id)?;
+        let plan = self
+            .session
+            .next(node.order.values().copied(), self.version)?;
+        node.fetches += 1;
+        Some(plan)
+    }
+
+    /// Pairs an answer's partitions with what was asked.
     fn matching(&self, frame: &Bytes) -> Result<(response::Response, Vec<Answer>), String> {
         let mut answers = Vec::new();
-        let mut expected = 0;
-        let mut by_name: Option<HashMap<(&str, i32), usize>> = None;
-        let mut by_id: Option<HashMap<([u8; 16], i32), usize>> = None;
-        let all = self.outstanding.iter().enumerate();
         let response = response::read(frame, self.asked_version, |topic, data| {
-            let is_expected = self.outstanding.get(expected).is_some_and(|wanted| {
-                wanted.partition == data.partition
-                    && match topic {
-                        TopicKey::Name(name) => *name == &*wanted.topic,
-                        TopicKey::Id(id) => *id == wanted.topic_id,
-                    }
-            });
-            let found = if is_expected {
-                Some(expected)
-            } else {
-                let number = data.partition;
-                match topic {
-                    TopicKey::Name(name) => by_name
-                        .get_or_insert_with(|| {
-                            all.clone()
-                                .map(|(at, w)| ((&*w.topic, w.partition), at))
-                                .collect()
-                        })
-                        .get(&(*name, number))
-                        .copied(),
-                    TopicKey::Id(id) => by_id
-                        .get_or_insert_with(|| {
-                            all.clone()
-                                .map(|(at, w)| ((w.topic_id, w.partition), at))
-                                .collect()
-                        })
-                        .get(&(*id, number))
-                        .copied(),
-                }
-            };
-            if let Some(index) = found {
-                expected = index + 1;
+            if let Some(wanted) = self.session.find(topic, data.partition) {
                 let scan = batch::scan(&data.records);
-                add(&self.shared.stats.fetch_bytes, data.records.len());
-                answers.push(Answer { index, data, scan });
+                answers.push(Answer {
+                    wanted: wanted.clone(),
+                    data,
+                    scan,
+                });
             }
         })
         .map_err(|flaw| {
@@ -172,55 +211,63 @@ impl FetchLoop {
     fn accept(&mut self, answers: Vec<Answer>) {
         let shared = Arc::clone(&self.shared);
         let mut events = Vec::new();
-        let mut had_data = HashSet::new();
+        let mut had_data = Vec::new();
+        let mut bytes = 0;
         let mut table = shared.table();
         for answer in answers {
-            let Some(wanted) = self.outstanding.get(answer.index).cloned() else {
-                continue;
-            };
-            match self.accept_one(&mut table, &wanted, answer) {
-                Verdict::Error(event) => events.push(event),
-                Verdict::Data => {
-                    had_data.insert(wanted.handle);
+            let handle = answer.wanted.handle;
+            bytes += answer.data.records.len();
+            match self.accept_one(&mut table, answer) {
+                Verdict::Event(event, is_error) => {
+                    add(&shared.stats.errors, usize::from(is_error));
+                    events.push(event);
                 }
-                Verdict::Nothing => {}
+                Verdict::Data => had_data.push(handle),
+                Verdict::Nothing => continue,
+                Verdict::Moved => {}
                 Verdict::Stale => add(&shared.stats.stale, 1),
             }
+            table.touch(handle);
         }
-        table.rotate(self.node_id, &had_data);
+        if let Some(node) = table.nodes.get_mut(&self.node_id) {
+            node.bytes += bytes as u64;
+        }
+        if !self.session.is_open() {
+            table.rotate(self.node_id, &had_data);
+        }
         drop(table);
+        add(&shared.stats.fetch_bytes, bytes);
         for event in events {
-            add(&shared.stats.errors, 1);
             shared.events.push(event);
         }
     }
 
-    fn accept_one(&mut self, table: &mut Table, wanted: &Wanted, answer: Answer) -> Verdict {
-        let Answer { data, scan, .. } = answer;
+    fn accept_one(&mut self, table: &mut Table, answer: Answer) -> Verdict {
+        let Answer { wanted, data, scan } = answer;
         let (handle, epoch) = (wanted.handle, wanted.epoch);
         let current = table.partitions.get_mut(&handle).filter(|partition| {
-            // The offset: another broker may have been asked meanwhile, and have answered first. The leader: an error of
-            // one that leads no more says nothing new.
+            // The offset: another broker may have been asked meanwhile, and have answered first. The source: what one says
+            // that is asked no more, but for records, is no news.
             partition.epoch == epoch
                 && partition.fetch_offset == wanted.offset
                 && !partition.is_failed
-                && (data.error_code == 0 || partition.leader == self.node_id)
+                && (!data.records.is_empty() || partition.source() == self.node_id)
         });
         let Some(partition) = current else {
             return Verdict::Stale;
         };
         if data.error_code != 0 {
             partition.is_suspended = true;
-            return Verdict::Error(error_event(wanted, &data));
+            return Verdict::Event(error_event(&wanted, &data, self.node_id), true);
+        }
+        if let Some(diverging) = data.diverging_epoch {
+            return diverge(partition, &wanted, diverging);
         }
         partition.high_watermark = data.high_watermark;
         partition.last_stable_offset = data.last_stable_offset;
         partition.log_start_offset = data.log_start_offset;
         if data.records.is_empty() {
-            if data.preferred_read_replica >= 0 && data.preferred_read_replica != self.node_id {
-                self.rack.clear();
-            }
-            return Verdict::Nothing;
+            return prefer(partition, &wanted, data.preferred_read_replica);
         }
         match scan {
             Ok(Scan {
@@ -232,10 +279,12 @@ impl FetchLoop {
             Ok(Scan {
                 next_offset: Some(next),
                 batches,
+                last_leader_epoch,
                 ..
             }) => {
                 add(&self.shared.stats.batches, batches);
                 partition.fetch_offset = next;
+                partition.fetch_epoch = last_leader_epoch;
             }
             // The decoder tells what is wrong, after the records that stand before it.
             Ok(Scan {
@@ -247,14 +296,13 @@ impl FetchLoop {
         let config = &self.shared.config;
         let aborted = config.reads_committed().then_some(data.aborted);
         let records = data.records;
-        let decoder = Decoder::new(records.clone(), wanted.offset, &config.decode, aborted);
-        let pushed_offset = wanted.offset;
         self.work.push_back(PartitionWork {
             handle,
             epoch,
-            decoder,
+            decoder: Decoder::new(records.clone(), wanted.offset, &config.decode, aborted),
             records,
-            pushed_offset,
+            pushed_offset: wanted.offset,
+            pushed_epoch: wanted.last_fetched_epoch,
         });
         Verdict::Data
     }
@@ -282,7 +330,12 @@ impl FetchLoop {
             }
             Ok(None) => {
                 let next_offset = work.decoder.next_offset();
-                (next_offset > work.pushed_offset).then(|| entry(Item::Marker { next_offset }))?
+                let leader_epoch = work.decoder.leader_epoch();
+                let marker = Item::Marker {
+                    next_offset,
+                    leader_epoch,
+                };
+                (next_offset > work.pushed_offset).then(|| entry(marker))?
             }
             Err(error) => {
                 let stats = &self.shared.stats;
@@ -321,7 +374,7 @@ impl FetchLoop {
                 self.pushed_up_to(*next_offset);
                 false
             }
-            Item::Marker { next_offset } => {
+            Item::Marker { next_offset, .. } => {
                 self.pushed_up_to(*next_offset);
                 false
             }
@@ -335,6 +388,7 @@ impl FetchLoop {
         let (handle, epoch) = (entry.handle, entry.epoch);
         table.buffer.push(entry);
         if is_last {
+            table.touch(handle);
             table.release(handle, epoch, self.number);
             self.work.pop_front();
         }
@@ -345,6 +399,7 @@ impl FetchLoop {
     fn pushed_up_to(&mut self, next_offset: i64) {
         if let Some(work) = self.work.front_mut() {
             work.pushed_offset = next_offset;
+            work.pushed_epoch = work.decoder.leader_epoch();
         }
     }
 
@@ -365,7 +420,33 @@ impl FetchLoop {
         let shared = Arc::clone(&self.shared);
         let mut table = shared.table();
         for work in self.work.drain(..) {
-            table.roll_back(work.handle, work.epoch, self.number, work.pushed_offset);
+            let pushed = (work.pushed_offset, work.pushed_epoch);
+            table.roll_back(work.handle, work.epoch, self.number, pushed);
+        }
+    }
+
+    /// A whole response failed. A lost session costs a full request, the second time in a row after a pause; any other error
+    /// is the engine's.
+    fn refused(&mut self, error_code: i16) {
+        add(&self.shared.stats.errors, 1);
+        let lost = self.session.failed(error_code);
+        if lost == Lost::No {
+            if let Some(node) = self.shared.table().nodes.get_mut(&self.node_id) {
+                node.rests = true;
+            }
+        } else {
+            add(&self.shared.stats.session_resets, 1);
+            if self.losses > 0 {
+                self.quiet_until = Instant::now().checked_add(PAUSE_AFTER_LOSSES);
+            }
+            self.losses += 1;
+        }
+        if lost != Lost::Reset {
+            let connection = self.connection_id;
+            self.shared.events.push(Event::FetchNodeError {
+                connection,
+                error_code,
+            });
         }
     }
 
@@ -379,30 +460,26 @@ impl Rider for FetchLoop {
         if self.quiet_until.is_some_and(|until| until > Instant::now()) {
             return None;
         }
-        let mut table = self.shared.table();
-        self.quiet_until = table.settles_at(self.node_id);
+        let shared = Arc::clone(&self.shared);
+        let mut table = shared.table();
+        let node = table.nodes.get_mut(&self.node_id);
+        self.quiet_until = node.and_then(Node::settles_at);
         if self.quiet_until.is_some() {
             return None;
         }
-        let wanted = table.plan(self.node_id, self.number);
+        let plan = self.plan(&mut table)?;
+        let node = table.nodes.get(&self.node_id);
+        let config = &shared.config;
+        let rack = match node.is_some_and(Node::names_rack) {
+            true => &*config.client_rack,
+            false => "",
+        };
         drop(table);
-        if wanted.is_empty() {
-            return None;
-        }
-        let plan = FetchPlan::full(wanted);
-        self.asked_version = plan.version(self.version);
-        let config = &self.shared.config;
-        let bytes = request::encode(
-            &plan,
-            self.asked_version,
-            correlation_id,
-            config,
-            &self.rack,
-        );
-        self.outstanding = plan.wanted;
+        self.asked_version = plan.version;
         self.asked_at = Instant::now();
-        add(&self.shared.stats.fetches, 1);
-        Some(bytes)
+        add(&shared.stats.fetches, 1);
+        add(&shared.stats.partitions_asked, plan.wanted.len());
+        Some(request::encode(&plan, correlation_id, config, rack))
     }
 
     fn response(&mut self, frame: Bytes) -> Result<(), String> {
@@ -421,23 +498,17 @@ impl Rider for FetchLoop {
         let (response, answers) = self.matching(&frame)?;
         if let Ok(ms @ 1..) = u64::try_from(response.throttle_time_ms) {
             measure(&stats.throttle_ms_total, &stats.throttle_ms_max, ms);
-            // The broker mutes the connection for as long (KIP-219); asking earlier would only lengthen its queue.
-            self.quiet_until = Instant::now().checked_add(Duration::from_millis(ms));
+            if self.asked_version >= CLIENT_THROTTLES_FROM {
+                self.quiet_until = Instant::now().checked_add(Duration::from_millis(ms));
+            }
         }
         if response.error_code != 0 {
-            add(&stats.errors, 1);
-            if let Some(node) = self.shared.table().nodes.get_mut(&self.node_id) {
-                node.rests = true;
-            }
-            let (connection, error_code) = (self.connection_id, response.error_code);
-            self.shared.events.push(Event::FetchNodeError {
-                connection,
-                error_code,
-            });
+            self.refused(response.error_code);
             return Ok(());
         }
+        self.session.answered(response.session_id);
+        self.losses = 0;
         self.accept(answers);
-        self.outstanding.clear();
         if frame.len() <= SMALL_FRAME_BYTES {
             while self.work() == Work::More {}
         }
@@ -480,13 +551,11 @@ impl Drop for FetchLoop {
     fn drop(&mut self) {
         self.abandon();
         let mut table = self.shared.table();
-        if let Some(node) = table.nodes.get_mut(&self.node_id)
-            && node
-                .seat
-                .as_ref()
-                .is_some_and(|seat| seat.rider == self.number)
-        {
-            node.seat = None;
+        if let Some(node) = table.nodes.get_mut(&self.node_id) {
+            node.left_session = self.session.id();
+            if node.seat().is_some_and(|seat| seat.rider == self.number) {
+                node.leave_seat();
+            }
         }
         drop(table);
         self.shared.loops.fetch_sub(1, Ordering::Relaxed);

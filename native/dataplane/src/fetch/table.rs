@@ -4,8 +4,9 @@
 use std::any::Any;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::node::Node;
 use super::request::Wanted;
 use crate::buffer::{Buffer, Entry, Failure, Item};
 use crate::record::Chunk;
@@ -16,7 +17,8 @@ pub(crate) const NONE: i32 = -1;
 const UNKNOWN: i64 = -1;
 
 /// One partition of the assignment. Written under the table's lock: by the engine's thread (assign, seek, leader, pause),
-/// by the fetch loop that has it (fetch offset, marks of the log), by the user's thread (consumed).
+/// by the fetch loop that has it (fetch offset, marks of the log), by the user's thread (consumed). Whoever changes what a
+/// request would say of it calls `Table::touch`, or its loop would not hear of it.
 #[derive(Debug)]
 pub(crate) struct Partition {
     pub topic: Arc<str>,
@@ -28,15 +30,23 @@ pub(crate) struct Partition {
     pub epoch: u64,
     pub leader: i32,
     pub leader_epoch: i32,
+    /// The follower that is fetched from in place of the leader (KIP-392), or -1.
+    pub read_replica: i32,
+    /// The node in whose order it stands, and its rank there.
+    place: (i32, u64),
     /// What to ask for next; -1 without a position.
     pub fetch_offset: i64,
+    /// The leader epoch of the last record before it; -1 where not known.
+    pub fetch_epoch: i32,
     /// What `poll` returns next; -1 without a position.
     pub consumed_offset: i64,
-    /// The leader epoch of the last record returned.
+    /// The leader epoch of the last batch that `poll` went past.
     pub consumed_epoch: i32,
     pub is_paused: bool,
     /// After an error code, until the engine has dealt with it.
     pub is_suspended: bool,
+    /// After the leader's log turned out to be another one, until a seek.
+    pub is_diverged: bool,
     /// After bytes that cannot be decoded, or `fail`, until a seek.
     pub is_failed: bool,
     /// The headers of an answer make no sense; its decoder will say so behind the records that stand before.
@@ -53,43 +63,31 @@ pub(crate) struct Partition {
 }
 
 impl Partition {
+    /// The node to fetch from; -1 for none.
+    pub fn source(&self) -> i32 {
+        match self.read_replica {
+            replica @ 0.. if self.leader >= 0 => replica,
+            _ => self.leader,
+        }
+    }
+
     fn is_fetchable_by(&self, rider: u64) -> bool {
         self.fetch_offset >= 0
             && !self.is_paused
             && !self.is_suspended
+            && !self.is_diverged
             && !self.is_failed
             && !self.awaits_failure
             && self.decoded_by.is_none_or(|owner| owner == rider)
     }
 
-    fn consumed(&mut self, next_offset: i64) {
+    fn consumed(&mut self, next_offset: i64, leader_epoch: i32) {
         // A rollback of a fetch loop may bring a marker that lies behind.
-        self.consumed_offset = self.consumed_offset.max(next_offset);
+        if next_offset > self.consumed_offset {
+            self.consumed_offset = next_offset;
+            self.consumed_epoch = leader_epoch;
+        }
     }
-}
-
-/// The fetch loop of a broker, as others reach it.
-#[derive(Debug)]
-pub(crate) struct Seat {
-    pub rider: u64,
-    pub signal: Arc<Signal>,
-}
-
-/// A broker is asked only once nothing has changed for this time. The engine names partitions one by one; a request that
-/// left at the first of them would keep the others waiting for its answer, `fetch.max.wait.ms` at worst.
-const SETTLE: Duration = Duration::from_millis(1);
-const SETTLE_AT_MOST: Duration = Duration::from_millis(20);
-
-/// A broker.
-#[derive(Debug, Default)]
-pub(crate) struct Node {
-    /// The partitions it leads, in the order in which the next request lists them.
-    pub order: Vec<u64>,
-    pub seat: Option<Seat>,
-    /// When partitions began to become fetchable, and when the last one did; None once that has settled.
-    pub settling: Option<(Instant, Instant)>,
-    /// After a whole response failed, until somebody attaches or names this leader anew.
-    pub rests: bool,
 }
 
 /// Records that `poll` takes out: `chunk[start..end]`.
@@ -176,11 +174,15 @@ impl Table {
             epoch,
             leader: NONE,
             leader_epoch: NONE,
+            read_replica: NONE,
+            place: (NONE, 0),
             fetch_offset: UNKNOWN,
+            fetch_epoch: NONE,
             consumed_offset: UNKNOWN,
             consumed_epoch: NONE,
             is_paused: false,
             is_suspended: false,
+            is_diverged: false,
             is_failed: false,
             awaits_failure: false,
             decoded_by: None,
@@ -195,18 +197,16 @@ impl Table {
     }
 
     pub fn unassign(&mut self, handles: &[u64]) {
-        let mut leaders = HashSet::new();
         let mut gone = HashSet::new();
         for &handle in handles {
             if let Some(partition) = self.partitions.remove(&handle) {
-                leaders.insert(partition.leader);
+                let (node_id, rank) = partition.place;
+                if let Some(node) = self.nodes.get_mut(&node_id) {
+                    node.order.remove(&rank);
+                    node.touch(handle);
+                }
                 gone.insert(handle);
                 self.buffer.forget(handle);
-            }
-        }
-        for leader in leaders {
-            if let Some(node) = self.nodes.get_mut(&leader) {
-                node.order.retain(|handle| !gone.contains(handle));
             }
         }
         self.buffer.remove(|handle| gone.contains(&handle));
@@ -218,20 +218,72 @@ impl Table {
             return;
         };
         partition.leader_epoch = leader_epoch;
+        partition.leader = node_id;
+        if partition.read_replica == node_id {
+            partition.read_replica = NONE;
+        }
+        self.resettle(handle);
+    }
+
+    /// Fetch from this follower (-1: from the leader, which names no follower until `leader_serves_until`).
+    pub fn set_read_replica(
+        &mut self,
+        handle: u64,
+        node_id: i32,
+        leader_serves_until: Option<Instant>,
+    ) {
+        let Some(partition) = self.partitions.get_mut(&handle) else {
+            return;
+        };
+        let leader = partition.leader;
+        partition.read_replica = if node_id == leader { NONE } else { node_id };
+        if let Some(node) = self.nodes.get_mut(&leader) {
+            node.serves_itself_until = node.serves_itself_until.max(leader_serves_until);
+        }
+        self.resettle(handle);
+    }
+
+    /// Where to fetch from was said anew: puts the partition into that node's order, and lifts a suspension.
+    fn resettle(&mut self, handle: u64) {
+        let rank = self.number();
+        let Some(partition) = self.partitions.get_mut(&handle) else {
+            return;
+        };
         partition.is_suspended = false;
-        let before = std::mem::replace(&mut partition.leader, node_id);
-        if before != node_id {
+        let source = partition.source();
+        let (before, old_rank) = partition.place;
+        if before != source {
+            partition.place = (source, rank);
             if let Some(node) = self.nodes.get_mut(&before) {
-                node.order.retain(|&other| other != handle);
+                node.order.remove(&old_rank);
+                node.touch(handle);
             }
-            if node_id >= 0 {
-                self.nodes.entry(node_id).or_default().order.push(handle);
+            if source >= 0 {
+                let node = self.nodes.entry(source).or_default();
+                node.order.insert(rank, handle);
             }
         }
-        if let Some(node) = self.nodes.get_mut(&node_id) {
+        if let Some(node) = self.nodes.get_mut(&source) {
             node.rests = false;
+            node.touch(handle);
+            node.wake();
         }
-        self.wake_node(node_id);
+    }
+
+    /// What a request would say of the partition may have changed.
+    pub fn touch(&mut self, handle: u64) {
+        if let Some(partition) = self.partitions.get(&handle)
+            && let Some(node) = self.nodes.get_mut(&partition.source())
+        {
+            node.touch(handle);
+        }
+    }
+
+    pub fn set_topic_id(&mut self, handle: u64, topic_id: [u8; 16]) {
+        if let Some(partition) = self.partitions.get_mut(&handle) {
+            partition.topic_id = topic_id;
+            self.touch(handle);
+        }
     }
 
     /// A new epoch, in which the partition is fetched from `offset` on; what is buffered is forgotten.
@@ -241,18 +293,19 @@ impl Table {
         let was_empty = partition.fetch_offset == partition.consumed_offset && !partition.is_failed;
         partition.epoch = epoch;
         partition.fetch_offset = offset.max(UNKNOWN);
+        partition.fetch_epoch = last_leader_epoch;
         partition.consumed_offset = partition.fetch_offset;
         partition.consumed_epoch = last_leader_epoch;
         partition.is_failed = false;
         partition.awaits_failure = false;
         partition.is_suspended = false;
+        partition.is_diverged = false;
         partition.decoded_by = None;
-        let leader = partition.leader;
         if !was_empty {
             self.buffer.remove(|other| other == handle);
             self.wake_those_without_room();
         }
-        self.wake_node(leader);
+        self.wake_for(handle);
         Some(epoch)
     }
 
@@ -276,6 +329,7 @@ impl Table {
             if let Some(partition) = self.partitions.get_mut(handle) {
                 partition.is_paused = true;
                 self.buffer.park(*handle, true);
+                self.touch(*handle);
             }
         }
         // One that waits for room may hold what can be parked now.
@@ -289,9 +343,8 @@ impl Table {
                 continue;
             };
             partition.is_paused = false;
-            let leader = partition.leader;
             self.buffer.unpark(*handle);
-            self.wake_node(leader);
+            self.wake_for(*handle);
         }
     }
 
@@ -312,6 +365,7 @@ impl Table {
             epoch,
             item,
         });
+        self.touch(handle);
     }
 
     // ------------------------------------------------ the user's side
@@ -334,8 +388,11 @@ impl Table {
                 continue;
             };
             match &mut entry.item {
-                Item::Marker { next_offset } => {
-                    partition.consumed(*next_offset);
+                Item::Marker {
+                    next_offset,
+                    leader_epoch,
+                } => {
+                    partition.consumed(*next_offset, *leader_epoch);
                     if let Some(last) = taken.last_mut().filter(|last| last.handle == handle) {
                         last.next_offset = *next_offset;
                     }
@@ -377,38 +434,43 @@ impl Table {
     // ------------------------------------------------ the fetch loops' side
 
     pub fn has_seat(&self, node_id: i32, rider: u64) -> bool {
-        let seat = self.nodes.get(&node_id).and_then(|node| node.seat.as_ref());
+        let seat = self.nodes.get(&node_id).and_then(Node::seat);
         !self.closed && seat.is_some_and(|seat| seat.rider == rider)
     }
 
-    pub fn plan(&self, node_id: i32, rider: u64) -> Vec<Wanted> {
-        let node = self.nodes.get(&node_id).filter(|node| !node.rests);
-        let Some(node) = node.filter(|_| self.has_seat(node_id, rider)) else {
-            return Vec::new();
-        };
-        let wanted = node.order.iter().filter_map(|&handle| {
-            let partition = self.partitions.get(&handle)?;
-            partition.is_fetchable_by(rider).then(|| Wanted {
-                handle,
-                epoch: partition.epoch,
-                topic: Arc::clone(&partition.topic),
-                topic_id: partition.topic_id,
-                partition: partition.number,
-                offset: partition.fetch_offset,
-                leader_epoch: partition.leader_epoch,
-            })
-        });
-        wanted.collect()
+    /// What this loop should ask for of a partition now; None: nothing.
+    pub fn wanted(&self, handle: u64, node_id: i32, rider: u64) -> Option<Wanted> {
+        let partition = self.partitions.get(&handle)?;
+        let is_wanted = partition.source() == node_id && partition.is_fetchable_by(rider);
+        is_wanted.then(|| Wanted {
+            handle,
+            epoch: partition.epoch,
+            topic: Arc::clone(&partition.topic),
+            topic_id: partition.topic_id,
+            partition: partition.number,
+            offset: partition.fetch_offset,
+            leader_epoch: partition.leader_epoch,
+            last_fetched_epoch: if partition.leader == node_id {
+                partition.fetch_epoch
+            } else {
+                NONE
+            },
+        })
     }
 
     /// Those that returned data go last, so that the broker's limit of a response does not starve the others.
-    pub fn rotate(&mut self, node_id: i32, had_data: &HashSet<u64>) {
-        if let Some(node) = self
-            .nodes
-            .get_mut(&node_id)
-            .filter(|_| !had_data.is_empty())
-        {
-            node.order.sort_by_key(|handle| had_data.contains(handle));
+    pub fn rotate(&mut self, node_id: i32, had_data: &[u64]) {
+        for &handle in had_data {
+            let rank = self.number();
+            let partition = self.partitions.get_mut(&handle);
+            let Some(partition) = partition.filter(|partition| partition.place.0 == node_id) else {
+                continue;
+            };
+            let (_, before) = std::mem::replace(&mut partition.place, (node_id, rank));
+            if let Some(node) = self.nodes.get_mut(&node_id) {
+                node.order.remove(&before);
+                node.order.insert(rank, handle);
+            }
         }
     }
 
@@ -444,53 +506,48 @@ impl Table {
         };
         if partition.epoch == epoch && partition.decoded_by == Some(rider) {
             partition.decoded_by = None;
-            let leader = partition.leader;
+            let source = partition.source();
             // The loop itself was never kept from fetching on.
-            if !self.has_seat(leader, rider) {
-                self.wake_node(leader);
+            if !self.has_seat(source, rider) {
+                self.wake_for(handle);
             }
         }
     }
 
     /// The loop ends without having pushed what it had: it has to be fetched again, from `offset` on.
-    pub fn roll_back(&mut self, handle: u64, epoch: u64, rider: u64, offset: i64) {
+    pub fn roll_back(
+        &mut self,
+        handle: u64,
+        epoch: u64,
+        rider: u64,
+        (offset, leader_epoch): (i64, i32),
+    ) {
         let Some(partition) = self.partitions.get_mut(&handle) else {
             return;
         };
         if partition.epoch == epoch && partition.decoded_by == Some(rider) {
             partition.fetch_offset = offset;
+            partition.fetch_epoch = leader_epoch;
             partition.awaits_failure = false;
+            self.touch(handle);
             self.release(handle, epoch, rider);
         }
     }
 
-    /// Something can be fetched from this node now.
-    fn wake_node(&mut self, node_id: i32) {
-        let Some(node) = self.nodes.get_mut(&node_id) else {
+    /// The partition may be fetchable now.
+    fn wake_for(&mut self, handle: u64) {
+        let Some(partition) = self.partitions.get(&handle) else {
             return;
         };
-        let now = Instant::now();
-        node.settling = Some((node.settling.map_or(now, |(first, _)| first), now));
-        if let Some(seat) = &node.seat {
-            seat.signal.notify();
+        if let Some(node) = self.nodes.get_mut(&partition.source()) {
+            node.touch(handle);
+            node.wake();
         }
-    }
-
-    /// When the node's partitions will have settled; None if they have.
-    pub fn settles_at(&mut self, node_id: i32) -> Option<Instant> {
-        let node = self.nodes.get_mut(&node_id)?;
-        let (first, last) = node.settling?;
-        let at = (last + SETTLE).min(first + SETTLE_AT_MOST);
-        if at > Instant::now() {
-            return Some(at);
-        }
-        node.settling = None;
-        None
     }
 
     pub fn wake_all(&mut self) {
         for node in self.nodes.values() {
-            if let Some(seat) = &node.seat {
+            if let Some(seat) = node.seat() {
                 seat.signal.notify();
             }
         }
@@ -520,8 +577,7 @@ fn take(
     } else {
         chunk.offset(last) + 1
     };
-    partition.consumed(next_offset);
-    partition.consumed_epoch = chunk.leader_epoch(last);
+    partition.consumed(next_offset, chunk.leader_epoch(last));
     let bytes = chunk.payload_bytes(start, end);
     partition.records_returned += (end - start) as u64;
     partition.bytes_returned += bytes;
