@@ -33,6 +33,9 @@ FAULTS = {
     ],
 }
 
+ASSIGNORS = {1: "range", 3: "cooperative-sticky"}
+"""Eager rebalancing on the one cluster, cooperative on the other (KIP-429)."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -57,7 +60,7 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
         Members(kafka.proxied_bootstrap_servers, name) as members,
         Feed(kafka, name) as feed,
     ):
-        workload = Workload(kafka, name, name, members, feed)
+        workload = Workload(kafka, name, name, members, feed, ASSIGNORS[brokers])
         workload.begin(3)
         ends = time.monotonic() + SOAK_SECONDS
         faults = list(run_faults(workload, FAULTS[brokers], lambda: time.monotonic() < ends))

@@ -19,6 +19,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 TO_SERVER = "to_server"
@@ -42,6 +43,7 @@ class Proxy:
                          get lost
     cut_after_bytes      close a connection once this many more bytes went to its client, None: never
     max_age_ms           connections live no longer than this, None: as long as they like
+    rewrite              a function of direction and bytes, as they come, that gives the bytes to forward instead
     """
 
     def __init__(self, target: tuple[str, int], *, host: str = "127.0.0.1", port: int = 0) -> None:
@@ -98,6 +100,7 @@ class Proxy:
         self.blackhole: str | None = None
         self.cut_after_bytes: int | None = None
         self.max_age_ms: float | None = None
+        self.rewrite: Callable[[str, bytes], bytes] | None = None
 
     def heal(self) -> None:
         """All faults off; connections that were cut stay cut."""
@@ -253,6 +256,8 @@ class _Link:
 
     def _forward(self, direction: str, sink: socket.socket, data: bytes) -> None:
         proxy = self.proxy
+        if proxy.rewrite is not None:
+            data = proxy.rewrite(direction, data)
         position = 0
         while position < len(data) and not self.closed.is_set():
             part = data[position : position + (proxy.slice_bytes or len(data))]

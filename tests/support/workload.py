@@ -151,7 +151,10 @@ def _commit_of(key: bytes | None, group: str) -> Place | None:
 class Workload:
     """The run. `faults` names those done, in order; each ends healed."""
 
-    def __init__(self, kafka: RealKafka, topic: str, group: str, members: Members, feed: Feed) -> None:
+    def __init__(
+        self, kafka: RealKafka, topic: str, group: str, members: Members, feed: Feed, assignor: str
+    ) -> None:
+        self.config = {**MEMBER_CONFIG, "partition.assignment.strategy": assignor}
         self.kafka = kafka
         self.topic = topic
         self.group = group
@@ -174,7 +177,7 @@ class Workload:
         self.progress("before the faults")
 
     def add(self) -> Member:
-        return self.members.start("penstock", self.group, config=MEMBER_CONFIG, pace_ms=5)
+        return self.members.start("penstock", self.group, config=self.config, pace_ms=5)
 
     @property
     def group_members(self) -> list[Member]:
@@ -251,9 +254,11 @@ class Workload:
 
     def _kill(self, node: int) -> None:
         self.kafka.kill(node)
-        if len(self.kafka.nodes) > 1:
-            self.progress(f"while node {node} is dead")
-        self.kafka.restart(node)
+        try:
+            if len(self.kafka.nodes) > 1:
+                self.progress(f"while node {node} is dead")
+        finally:
+            self.kafka.restart(node)
         self.kafka.wait_leaders(self.topic, self.partitions)
 
     def _cut(self, node: int) -> None:
