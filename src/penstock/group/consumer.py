@@ -10,6 +10,7 @@ accepts; AbstractMembershipManager and ConsumerHeartbeatRequestManager of its Ja
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from ..protocol import is_retriable
@@ -62,9 +63,6 @@ _LEAVE_TRIES = 5
 _UNRELEASED_FOR_MS = 60_000
 """How long another holder of this group.instance.id is waited for: the longest session that a broker allows by default
 (group.consumer.max.session.timeout.ms), so that one that died is gone by then."""
-_GUARD_INTERVAL_MS = 30_000
-"""What keeps a membership while an answer waits for Python: well under the shortest session that a broker allows by default
-(group.consumer.min.session.timeout.ms, 45 s), and so late that it is sent only if Python hangs."""
 
 _S = ConsumerState
 _GIVING_UP: Final = frozenset({_S.LOSING, _S.EXPIRED, _S.FAILED, _S.FENCED})
@@ -107,7 +105,7 @@ class ConsumerMember:
         # what is open
         self._open = OpenRequests()
         self._revoked_untold = False
-        self._epoch_may_move = False  # by the answer to the open request
+        self._heartbeats_rest = False  # until the open request is answered: it may move the epoch
         self._awaited: type | None = None  # the end of the one callback that runs
         self._taken: frozenset[TopicIdPartition] = frozenset()  # by the revocation that runs
         self._coordinator_known = False
@@ -155,20 +153,14 @@ class ConsumerMember:
 
     # ------------------------------------------------------------ events: the subscription and the coordinator
 
-    def _on_subscribe(self, event: Subscribe, now_ms: int) -> None:
-        self._want(tuple(sorted(set(event.topics))), None, now_ms)
-
-    def _on_subscribe_regex(self, event: SubscribeRegex, now_ms: int) -> None:
-        self._want((), event.pattern, now_ms)
-
-    def _want(self, topics: tuple[str, ...], pattern: str | None, now_ms: int) -> None:
-        beats = self._heartbeats
-        changed = (topics, pattern) != (beats.topics, beats.pattern)
-        beats.topics, beats.pattern = topics, pattern
+    def _on_subscribe(self, event: Subscribe | SubscribeRegex, now_ms: int) -> None:
+        beats, before = self._heartbeats, (self._heartbeats.topics, self._heartbeats.pattern)
+        beats.topics = tuple(sorted(set(event.topics))) if isinstance(event, Subscribe) else ()
+        beats.pattern = event.pattern if isinstance(event, SubscribeRegex) else None
         if self.state is _S.UNSUBSCRIBED:
             if beats.subscribed:
                 self._join(now_ms)
-        elif changed:
+        elif before != (beats.topics, beats.pattern):
             beats.subscription_due = True
 
     def _on_coordinator_found(self, event: CoordinatorFound, now_ms: int) -> None:
@@ -227,18 +219,26 @@ class ConsumerMember:
             # none join over it; without a leave it would stand until its session ends.
             self._go(_S.RELEASING)
             self._send_leave(LEAVE if self.group_instance_id is None else LEAVE_FOR_NOW)
-        elif code == _FENCED_MEMBER_EPOCH or (
-            code == _UNRELEASED_INSTANCE_ID and self._may_wait_for_release(now_ms)
-        ):
+        elif code == _FENCED_MEMBER_EPOCH:
             self._back_off(now_ms)
+        elif code == _UNRELEASED_INSTANCE_ID:
+            self._await_release(event, now_ms)
         else:
             self._join_refused(event, "joining", now_ms)
+
+    def _await_release(self, event: ConsumerHeartbeatAnswered, now_ms: int) -> None:
+        if self._unreleased_since_ms is None:
+            self._unreleased_since_ms = now_ms
+        if now_ms - self._unreleased_since_ms < _UNRELEASED_FOR_MS:
+            self._back_off(now_ms)
+        else:
+            self._fail(event, "joining")
 
     def _join_refused(self, event: ConsumerHeartbeatAnswered, doing: str, now_ms: int) -> None:
         code = event.error_code
         if code in _MOVED:
             self._coordinator_known = False
-        if code == 0 or code in _GONE or is_retriable(code):
+        if code in (0, _UNKNOWN_MEMBER_ID) or is_retriable(code):
             self._back_off(now_ms)
         else:
             self._fail(event, doing)
@@ -251,17 +251,11 @@ class ConsumerMember:
         else:
             self._join_refused(event, "leaving an earlier membership of", now_ms)
 
-    def _may_wait_for_release(self, now_ms: int) -> bool:
-        if self._unreleased_since_ms is None:
-            self._unreleased_since_ms = now_ms
-        return now_ms - self._unreleased_since_ms < _UNRELEASED_FOR_MS
-
     def _accepted(self, event: ConsumerHeartbeatAnswered, now_ms: int) -> None:
         if event.member_epoch <= 0 or event.member_epoch < self._epoch:
             return  # of before a later one
         self._failures = 0
-        self._epoch = event.member_epoch
-        self._interval_ms = max(1, event.heartbeat_interval_ms)
+        self._follow(event)
         if not self._heartbeats.due and not self._open:
             self._heartbeats.heard()
         if event.assignment is not None:
@@ -270,6 +264,18 @@ class ConsumerMember:
             self._ask_names(now_ms)
         if self.state in (_S.JOINING, _S.STABLE):
             self._reconcile()
+
+    def _follow(self, event: ConsumerHeartbeatAnswered) -> None:
+        """Take a newer epoch, and see that what the connection repeats keeps step."""
+        moved, self._epoch = event.member_epoch != self._epoch, event.member_epoch
+        self._interval_ms = max(1, event.heartbeat_interval_ms)
+        if moved and self._repeated is not None:
+            if event.repeated:
+                # The connection has taken it already. Told again, it would begin anew, and what else it has heard would be dropped.
+                self._repeated = replace(self._repeated, member_epoch=self._epoch)
+            else:
+                # One may be under way with the epoch before, and its answer is lost with it: whatever it tells is asked for again.
+                self._heartbeats.all_due = True
 
     def _refused(self, event: ConsumerHeartbeatAnswered, now_ms: int) -> None:
         """A heartbeat of a member was answered by an error. Whatever it told may be unheard: all is told again."""
@@ -322,8 +328,8 @@ class ConsumerMember:
         elif isinstance(event, RevocationDone):
             self._partitions.drop(self._taken)
             self._taken = frozenset()
-            self._revoked_untold = True
             if self.state is _S.REVOKING:
+                self._revoked_untold = True
                 self._reconcile(revoked=True)
         elif self.state is _S.ASSIGNING:
             self._heartbeats.owned_due = True
@@ -377,9 +383,7 @@ class ConsumerMember:
         if _S.EXPIRED not in TRANSITIONS[self.state].get(PollExpired, ()):
             return
         releasing = self.state is _S.RELEASING
-        self._stop_fetching()
-        self._forget_membership()
-        self._retry_at_ms = None
+        self._give_up()
         self._go(_S.EXPIRED)
         if self._held and self._coordinator_known and not releasing:
             self._send_leave(LEAVE if self.group_instance_id is None else LEAVE_FOR_NOW)
@@ -392,7 +396,6 @@ class ConsumerMember:
         tells = self._held and (static or event.leave_group is not False)
         self._forget_membership()
         self._partitions.owned, self._taken, self._awaited = {}, frozenset(), None
-        self._retry_at_ms = None
         if self.state is _S.UNSUBSCRIBED or not tells:
             self._end()
             return
@@ -442,22 +445,20 @@ class ConsumerMember:
         beats = self._heartbeats
         can = self._is_member() and self._coordinator_known and self._retry_at_ms is None
         if can and beats.due and not self._open:
-            self._epoch_may_move = beats.all_due or beats.subscription_due or self._revoked_untold
+            # A heartbeat that is repeated meanwhile, with the epoch before, would be fenced: none is, and the answer to one that is under
+            # way is dropped. A coordinator tells an assignment once; only who tells everything is told everything again. What was
+            # merely added moves no epoch: heartbeats go on then, lest Python, kept from the GIL for a minute just now, lose all.
+            self._heartbeats_rest = beats.all_due or beats.subscription_due or self._revoked_untold
+            beats.all_due = self._heartbeats_rest
             self._revoked_untold = False
             self._open.add(Request.NEWS)
             self._out.append(beats.news(self._epoch, self._partitions.owned_ids()))
 
     def _keep_heartbeats(self) -> None:
-        """Say what the connection repeats.
-
-        While a request of this machine is open, its answer may bring an epoch that the connection does not see, and a heartbeat with the
-        one before would be fenced: none is repeated. Where the answer is not expected to, a slow one goes on, lest Python, kept from the
-        GIL for a minute just then, lose the membership.
-        """
+        """Say what the connection repeats, where it is not that already."""
         wanted = None
-        if self._is_member() and self._coordinator_known and not (self._open and self._epoch_may_move):
-            interval_ms = max(self._interval_ms, _GUARD_INTERVAL_MS) if self._open else self._interval_ms
-            wanted = RepeatHeartbeat(self.member_id, self._epoch, self.group_instance_id, interval_ms)
+        if self._is_member() and self._coordinator_known and not (self._open and self._heartbeats_rest):
+            wanted = RepeatHeartbeat(self.member_id, self._epoch, self.group_instance_id, self._interval_ms)
         if wanted == self._repeated:
             return
         self._repeated = wanted
@@ -501,18 +502,14 @@ class ConsumerMember:
 
     def _lose(self, now_ms: int) -> None:
         """The membership is gone, and with it the partitions; the user hears of it in the next poll, then this member joins."""
-        self._stop_fetching()
-        self._forget_membership()
-        self._retry_at_ms = None
+        self._give_up()
         if self._is_free():
             self._join(now_ms)
         else:
             self._go(_S.LOSING)
 
     def _fail(self, event: ConsumerHeartbeatAnswered, doing: str) -> None:
-        self._stop_fetching()
-        self._forget_membership()
-        self._retry_at_ms = None
+        self._give_up()
         fenced = event.error_code == _FENCED_INSTANCE_ID
         if fenced:
             self._held = False  # what there is under this instance id is another's
@@ -531,11 +528,12 @@ class ConsumerMember:
             message += f": another member has held group.instance.id={self.group_instance_id!r} for {_UNRELEASED_FOR_MS} ms; end it first"
         self._out.append(Raise(event.error_code, message))
 
-    def _stop_fetching(self) -> None:
-        """Of all that is owned, save what a revocation has stopped already."""
+    def _give_up(self) -> None:
+        """Out of the group: read nothing more of what is owned. What a revocation takes was stopped already."""
         owned = self._partitions.owned
         if going := tuple(sorted(tp for key, tp in owned.items() if key not in self._taken)):
             self._out.append(StopFetching(going))
+        self._forget_membership()
 
     def _forget_membership(self) -> None:
         self._epoch = -1
@@ -543,7 +541,7 @@ class ConsumerMember:
         self._first = True
         self._heartbeats.nothing_due()
         self._revoked_untold = False
-        self._resolve_at_ms = None
+        self._retry_at_ms = self._resolve_at_ms = None
         self._resolve_failures = 0
 
     def _lose_coordinator(self, now_ms: int) -> None:
@@ -579,7 +577,7 @@ class ConsumerMember:
 
 _HANDLERS: Final[Mapping[type, Callable[..., None]]] = {
     Subscribe: ConsumerMember._on_subscribe,
-    SubscribeRegex: ConsumerMember._on_subscribe_regex,
+    SubscribeRegex: ConsumerMember._on_subscribe,
     CoordinatorFound: ConsumerMember._on_coordinator_found,
     CoordinatorLost: ConsumerMember._on_coordinator_lost,
     ConsumerHeartbeatAnswered: ConsumerMember._on_answer,

@@ -67,8 +67,8 @@ class Heartbeats:
         return self.news(JOIN, ())
 
     def news(self, member_epoch: int, owned: tuple[TopicIdPartition, ...]) -> SendConsumerHeartbeat:
-        """What is due. What is owned goes along even if it is the topics that changed: a repeated heartbeat may have been answered with a
-        newer epoch meanwhile, and the coordinator takes the one before only together with what is owned."""
+        """What is due. What is owned always goes along: a repeated heartbeat may have been answered with a newer epoch meanwhile, and the
+        coordinator takes the one before only together with what is owned."""
         names = regex = None
         if self.all_due or self.subscription_due:
             names = self.topics
