@@ -30,6 +30,9 @@ $ kafka-client-metrics.sh --bootstrap-server localhost:9092 --alter --name consu
     --metrics org.apache.kafka.consumer. --interval 60000
 ```
 
+The fetch loops count sums: an extreme of theirs is the greatest mean of a second, or the greatest single one since the start when it
+has just come.
+
 Rows marked * are penstock's own, without a counterpart in Java. What Java measures of its own threads (`io-time-ns-avg`,
 `select-rate` and their kin) has none here.
 """

@@ -68,7 +68,7 @@ class Pushing:
         core = consumer._core
         self._core = core
         self.metrics = ConsumerMetrics(core.config["client.id"])
-        self.meter = Meter(core.engine, self.metrics, _counters(core.fetcher), core.handles)
+        self.meter = Meter(core.engine, self.metrics, core.fetcher, core.handles)
         self.pusher = TelemetryPusher(core.client, core.config, self.meter.snapshot)
         core.engine.ask(self._start)
 
@@ -92,33 +92,6 @@ def pushing(*topics: str, **config: Any) -> Iterator[tuple[KafkaConsumer, Pushin
             yield consumer, pusher
         finally:
             pusher.close()
-
-
-class _Counters:
-    """What a Fetcher without places() and partition_stats() can tell."""
-
-    def __init__(self, fetcher: Any) -> None:
-        self.stats = fetcher.stats
-        self._fetcher = fetcher
-
-    def places(self, handles: list[int]) -> list[tuple[int, int, int, int]]:
-        f = self._fetcher
-        return [
-            (
-                (f.position(h) or (-1, -1))[0],
-                f.high_watermark(h),
-                f.last_stable_offset(h),
-                f.log_start_offset(h),
-            )
-            for h in handles
-        ]
-
-    def partition_stats(self, handle: int) -> tuple[int, int]:
-        return 0, 0
-
-
-def _counters(fetcher: Any) -> Any:
-    return fetcher if hasattr(fetcher, "places") else _Counters(fetcher)
 
 
 def lag_of(told: list[Told], tp: TopicPartition) -> float | None:

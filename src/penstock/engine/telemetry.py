@@ -52,14 +52,18 @@ class Meter:
         metrics: ConsumerMetrics,
         counters: Counters,
         handles: Mapping[TopicPartition, int],
+        *,
         preferred_replicas: Callable[[], Mapping[TopicPartition, int]] = dict,
+        heartbeats: Callable[[], tuple[int, int, int] | None] = lambda: None,
     ) -> None:
-        """`handles` is the engine's own map of what is assigned; `preferred_replicas` tells what is read from followers."""
+        """`handles` is the engine's own map of what is assigned; `preferred_replicas` tells what is read from followers;
+        `heartbeats` of the connection that repeats them: (its id, how many it sent, milliseconds since the last answer)."""
         self._engine = engine
         self._metrics = metrics
         self._counters = counters
         self._handles = handles
         self._preferred_replicas = preferred_replicas
+        self._heartbeats = heartbeats
 
     async def run(self) -> None:
         """Observe until cancelled: every second, with more than 500 partitions more rarely, so that it stays far below a
@@ -72,9 +76,16 @@ class Meter:
         """Take note of the counters now. Also called before partitions are given up, whose counters go with them."""
         places, consumed = self._partitions()
         self._metrics.observe(self._engine.now_ms(), self._counters.stats(), places, consumed)
+        self._observe_heartbeats()
+
+    def _observe_heartbeats(self) -> None:
+        beats = self._heartbeats()
+        if beats is not None:
+            self._metrics.heartbeats(self._engine.now_ms(), *beats)
 
     def snapshot(self) -> dict[MetricName, float]:
         """All measurements as they stand."""
+        self._observe_heartbeats()
         places, consumed = self._partitions()
         return self._metrics.snapshot(
             self._engine.now_ms(),

@@ -55,7 +55,7 @@ class ConsumerMetrics:
         self._poll_started_ms = math.nan  # the user's thread
         self._poll_finished_ms = math.nan  # the user's thread
         self._heartbeat_ms = math.nan
-        self._heartbeats_native = 0
+        self._heartbeats_native = (-1, 0)  # connection id, sent
         self._rebalance_started_ms = math.nan
         self._rebalance_finished_ms = math.nan
 
@@ -148,14 +148,15 @@ class ConsumerMetrics:
         """A heartbeat was answered, whatever the answer."""
         self._own["heartbeat-latency"].record(latency_ms, now_ms)
 
-    def heartbeats(self, now_ms: float, sent: int, last_ms_ago: float) -> None:
-        """Heartbeats that the native connection repeats: how many it has sent in all, and how long ago the last one. A number
-        below the one before belongs to another connection, which counts from 0."""
-        new = sent - self._heartbeats_native if sent >= self._heartbeats_native else sent
-        self._heartbeats_native = sent
+    def heartbeats(self, now_ms: float, connection_id: int, sent: int, last_ms_ago: float) -> None:
+        """Heartbeats that a native connection repeats: how many it has sent in all, and how long ago one was answered (below 0:
+        none was). Each connection counts from 0."""
+        known = self._heartbeats_native
+        new = sent - (known[1] if known[0] == connection_id else 0)
+        self._heartbeats_native = (connection_id, sent)
         if new > 0:
             self._own["heartbeats"].record_many(new, new, 1, 1, now_ms)
-            self._heartbeat_ms = now_ms - last_ms_ago
+            self._heartbeat_ms = now_ms - max(0.0, last_ms_ago)
 
     # ------------------------------------------------------------ the engine's thread: connections
 
@@ -232,7 +233,7 @@ class ConsumerMetrics:
                 # The greatest since the start is the greatest of this interval if it has just grown; else the mean is all that is known.
                 peak = stats.get(most, 0) * scale if grown(most) > 0 else amount / answers
                 own[sensor].record_many(amount, answers, min(peak, amount / answers), peak, now_ms)
-            own["response-bytes"].record_many(grown("fetch_bytes"), answers, 0, 0, now_ms)
+            own["response-bytes"].record_many(grown("bytes"), answers, 0, 0, now_ms)
             records = grown("records")
             own["records-per-request"].record_many(records, answers, 0, records / answers, now_ms)
         if fetches + answers > 0:

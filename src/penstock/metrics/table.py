@@ -195,13 +195,25 @@ def _rebalances() -> Iterator[Metric]:
 
 def _fetching() -> Iterator[Metric]:
     group = FETCH
-    yield from _latency(group, "fetch-latency", "from a fetch to its answer", "fetch-latency")
+    yield from _latency(
+        group, "fetch-latency", "from a fetch to its answer, the broker's waiting included", "fetch-latency"
+    )
     yield from _counted(group, "fetch", "Fetches answered", "fetch-latency")
     yield Metric(
-        "fetch-size-avg", group, "The mean size of a fetch's answer.", Unit.BYTES, Stat.AVG, "fetch-bytes"
+        "fetch-size-avg",
+        group,
+        "The mean size of the record batches in a fetch's answer, as they came.",
+        Unit.BYTES,
+        Stat.AVG,
+        "fetch-bytes",
     )
     yield Metric(
-        "fetch-size-max", group, "The greatest size of a fetch's answer.", Unit.BYTES, Stat.MAX, "fetch-bytes"
+        "fetch-size-max",
+        group,
+        "The greatest such size, by the means of seconds.",
+        Unit.BYTES,
+        Stat.MAX,
+        "fetch-bytes",
     )
     held = "time that a broker held this client back for its quota, by what its answers to fetches say"
     yield Metric("fetch-throttle-time-avg", group, f"The mean {held}.", _MS, Stat.AVG, "fetch-throttle")
@@ -234,7 +246,12 @@ def _fetching() -> Iterator[Metric]:
 
 def _consumed(scope: Scope) -> Iterator[Metric]:
     yield from _summed(
-        FETCH, "bytes-consumed", "Bytes of records that poll() returned", _BYTES, "bytes-consumed", scope
+        FETCH,
+        "bytes-consumed",
+        "Bytes of the keys and values that poll() returned",
+        _BYTES,
+        "bytes-consumed",
+        scope,
     )
     yield from _summed(
         FETCH, "records-consumed", "Records that poll() returned", _RECORDS, "records-consumed", scope

@@ -118,11 +118,12 @@ def test_heartbeats_of_the_engine_and_of_connections_that_repeat_them() -> None:
     metrics = ConsumerMetrics("me")
     metrics.heartbeat_sent(0)
     metrics.heartbeat_answered(7, 7)
-    metrics.heartbeats(10_000, 3, 500)
-    metrics.heartbeats(11_000, 3, 1_500)
-    metrics.heartbeats(20_000, 2, 1_000)  # another connection
+    metrics.heartbeats(9_000, 5, 1, -1)
+    metrics.heartbeats(10_000, 5, 3, 500)
+    metrics.heartbeats(11_000, 5, 3, 1_500)
+    metrics.heartbeats(20_000, 6, 4, 1_000)  # another connection
     snapshot = values(metrics, 20_000)
-    assert one(snapshot, "heartbeat-total", COORDINATOR) == 1 + 3 + 2
+    assert one(snapshot, "heartbeat-total", COORDINATOR) == 1 + 3 + 4
     assert one(snapshot, "last-heartbeat-seconds-ago", COORDINATOR) == 1
     assert one(snapshot, "heartbeat-response-time-max", COORDINATOR) == 7
 
@@ -172,7 +173,13 @@ def test_fetches_by_the_native_counters() -> None:
     first |= {"fetch_bytes": 1_000, "records": 10, "records_returned": 8, "bytes_returned": 80}
     metrics.observe(0, first)
     second = {"fetches": 4, "responses": 3, "fetch_latency_us_total": 36_000, "fetch_latency_us_max": 20_000}
-    second |= {"throttle_ms_total": 9, "throttle_ms_max": 9, "fetch_bytes": 1_500, "records": 40}
+    second |= {
+        "throttle_ms_total": 9,
+        "throttle_ms_max": 9,
+        "fetch_bytes": 1_500,
+        "bytes": 1_700,
+        "records": 40,
+    }
     second |= {"records_returned": 40, "bytes_returned": 400, "full_waits": 2}
     snapshot = values(metrics, 10_000, fetch_stats=second)
     assert one(snapshot, "fetch-total", FETCH) == 3
@@ -187,7 +194,7 @@ def test_fetches_by_the_native_counters() -> None:
     assert one(snapshot, "records-consumed-rate", FETCH) == pytest.approx(1)  # 40 records in 30 s and 10 s
     assert one(snapshot, "buffer-full-waits-total", FETCH) == 2
     assert one(snapshot, "request-total", CONSUMER) == 4
-    assert one(snapshot, "incoming-byte-total", CONSUMER) == 1_500
+    assert one(snapshot, "incoming-byte-total", CONSUMER) == 1_700
 
 
 @pytest.mark.parametrize(("read_committed", "lag"), [(False, 90), (True, 40)])
