@@ -15,8 +15,8 @@ from penstock.types import TopicPartition
 ID = uuid.UUID(int=7)
 
 
-def response(*topics: dict[str, Any], brokers: tuple[int, ...] = (1, 2)) -> Any:
-    cls = load_entity_schema("metadata", 12, EntityType.response)
+def response(*topics: dict[str, Any], brokers: tuple[int, ...] = (1, 2), version: int = 12) -> Any:
+    cls = load_entity_schema("metadata", version, EntityType.response)
     return _build(
         cls,
         {
@@ -94,3 +94,33 @@ def test_addresses() -> None:
         Address("b", 3),
     )
     assert str(Address("::1", 2)) == "[::1]:2"
+
+
+def test_a_doubted_topic_is_taken_as_it_is_told_unless_its_id_shows_that_it_is_the_same() -> None:
+    """Another cluster may stand behind the bootstrap address, in which leader epochs are counted anew."""
+    nameless = uuid.UUID(int=0)
+    before = ClusterSnapshot().merge(
+        response(
+            topic("t", (2, 5)), topic("u", (2, 5), topic_id=nameless), topic("v", (2, 5), topic_id=nameless)
+        )
+    )
+    doubting = before.doubt()
+    assert doubting.leader("u", 0) == (2, 5)
+    after = doubting.merge(response(topic("t", (1, 4)), topic("u", (1, 4), topic_id=nameless)))
+    assert (after.leader("t", 0), after.leader("u", 0)) == ((2, 5), (1, 4))
+    assert after.doubted == {"v"}
+    assert after.merge(response(topic("u", (2, 3), topic_id=nameless))).leader("u", 0) == (1, 4)
+    assert after.merge(response(topic("v", (1, 1), topic_id=nameless))).leader("v", 0) == (1, 1)
+
+
+def test_without_brokers_topics_stay_and_nobody_leads_them() -> None:
+    lost = ClusterSnapshot().merge(response(topic("t", (2, 5)))).doubt(forget_brokers=True)
+    assert lost.leader("t", 0) == (-1, -1)
+    assert lost.partition_counts(["t"]) == {"t": 1}
+    assert lost.merge(response(topic("t", (1, 6)))).leader("t", 0) == (1, 6)
+
+
+def test_leader_epochs_of_old_brokers_are_not_relied_on() -> None:
+    """KAFKA-9212: before Metadata version 9 they may be those of long ago."""
+    snapshot = ClusterSnapshot().merge(response(topic("t", (2, 5)), version=8))
+    assert snapshot.leader("t", 0) == (2, -1)

@@ -106,6 +106,23 @@ def test_the_way_to_a_position() -> None:
     assert state.needs_reset(T0)
 
 
+def test_a_position_that_is_validated_is_kept_and_not_looked_for() -> None:
+    state = SubscriptionState(["t"])
+    state.assign_from_group([T0, T1])
+    state.position_set(T0)
+    assert state.has_valid_position(T0) and not state.has_valid_position(T1)
+    state.await_validation(T0)
+    assert (state.awaits_validation(T0), state.has_valid_position(T0)) == (True, False)
+    assert state.without_position() == [T1]
+    state.position_set(T0)
+    assert (state.awaits_validation(T0), state.has_valid_position(T0)) == (False, True)
+    state.await_validation(T0)
+    state.reset(T0, None)
+    assert (state.awaits_validation(T0), state.needs_reset(T0)) == (False, True)
+    state.await_validation(U0)
+    assert not state.awaits_validation(U0)
+
+
 def test_kept_partitions_keep_their_phase_and_others_are_forgotten() -> None:
     state = SubscriptionState(["t"])
     state.assign_from_group([T0, T1])
@@ -122,7 +139,12 @@ def test_kept_partitions_keep_their_phase_and_others_are_forgotten() -> None:
 def test_what_is_not_assigned_has_no_phase() -> None:
     state = SubscriptionState(["t"])
     state.assign_from_group([T0])
-    for late in (state.position_set, state.give_up, lambda tp: state.reset(tp, "latest")):
+    for late in (
+        state.position_set,
+        state.give_up,
+        state.await_validation,
+        lambda tp: state.reset(tp, "latest"),
+    ):
         late(U0)
     assert state.without_position() == [T0]
     assert not state.needs_reset(U0)
@@ -141,7 +163,7 @@ def test_pausing() -> None:
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["keep", "drop", "reset", "set", "give up"]),
+            st.sampled_from(["keep", "drop", "reset", "set", "give up", "validate"]),
             st.sets(st.sampled_from([T0, T1, U0])),
         )
     )
@@ -157,10 +179,13 @@ def test_no_partition_is_waited_for_that_is_not_assigned(
         elif step == "drop":
             state.drop(partitions)
             assigned -= partitions
-        for tp in partitions if step in ("reset", "set", "give up") else ():
-            {"reset": lambda tp: state.reset(tp, None), "set": state.position_set, "give up": state.give_up}[
-                step
-            ](tp)
+        for tp in partitions if step not in ("keep", "drop") else ():
+            {
+                "reset": lambda tp: state.reset(tp, None),
+                "set": state.position_set,
+                "give up": state.give_up,
+                "validate": state.await_validation,
+            }[step](tp)
         assert set(state.without_position()) <= assigned
         for tp in (T0, T1, U0):
             assert (state.needs_committed(tp) or state.needs_reset(tp)) == (tp in state.without_position())
