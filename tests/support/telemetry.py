@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, MetricsData
 
 from penstock import KafkaConsumer, TopicPartition
-from penstock.engine.telemetry import Meter, TelemetryPusher
-from penstock.metrics import ConsumerMetrics
+from penstock.engine.telemetry import Meter, TelemetryPusher, metrics_of
 
 CLOSE_S = 10.0
 
@@ -67,7 +66,7 @@ class Pushing:
     def __init__(self, consumer: KafkaConsumer) -> None:
         core = consumer._core
         self._core = core
-        self.metrics = ConsumerMetrics(core.config["client.id"])
+        self.metrics = metrics_of(core.config)
         self.meter = Meter(core.engine, self.metrics, core.fetcher, core.handles)
         self.pusher = TelemetryPusher(core.client, core.config, self.meter.snapshot)
         core.engine.ask(self._start)
