@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from . import errors
 from ._native import VERSION as __version__
 from .types import (
+    ConsumerGroupMetadata,
     Node,
     OffsetAndMetadata,
     OffsetAndTimestamp,
@@ -29,26 +30,35 @@ from .types import (
 if TYPE_CHECKING:
     from ._native import ConsumerRecord, ConsumerRecords
     from .admin import Admin
-    from .consumer import KafkaConsumer
+    from .consumer import AsyncKafkaConsumer, KafkaConsumer
     from .devbroker import DevBroker
+    from .group.assignors import Assignor
+    from .metrics import MetricName
     from .producer import KafkaProducer
 
 _LAZY = {
     "Admin": "penstock.admin",
+    "Assignor": "penstock.group.assignors",
+    "AsyncKafkaConsumer": "penstock.consumer.async_consumer",
     "ConsumerRecord": "penstock._native",
     "ConsumerRecords": "penstock._native",
     "DevBroker": "penstock.devbroker",
-    "KafkaConsumer": "penstock.consumer",
+    "KafkaConsumer": "penstock.consumer.kafka_consumer",
     "KafkaProducer": "penstock.producer",
+    "MetricName": "penstock.metrics",
 }
 
 __all__ = [
     "Admin",
+    "Assignor",
+    "AsyncKafkaConsumer",
+    "ConsumerGroupMetadata",
     "ConsumerRecord",
     "ConsumerRecords",
     "DevBroker",
     "KafkaConsumer",
     "KafkaProducer",
+    "MetricName",
     "Node",
     "OffsetAndMetadata",
     "OffsetAndTimestamp",

@@ -72,6 +72,20 @@ class PartitionInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class ConsumerGroupMetadata:
+    """A member of a group as the coordinator knows it: what a transaction needs to commit offsets on its behalf (KIP-447).
+
+    `generation_id` is the generation, or the member epoch with the consumer protocol (KIP-848); -1, with an empty `member_id`, while
+    the consumer is no member.
+    """
+
+    group_id: str
+    generation_id: int = -1
+    member_id: str = ""
+    group_instance_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RecordMetadata:
     """Where a produced record came to rest. `offset` is -1 with `acks=0`; `timestamp` is in ms since 1970."""
 

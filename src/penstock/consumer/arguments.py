@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
 
 from .._native import ConsumerRecord, ConsumerRecords
 from ..types import OffsetAndMetadata, TopicPartition
@@ -12,6 +12,8 @@ from ..types import OffsetAndMetadata, TopicPartition
 CommitArgument: TypeAlias = (
     Mapping[TopicPartition, int | OffsetAndMetadata] | ConsumerRecord | ConsumerRecords | None
 )
+
+CommitCallback: TypeAlias = Callable[[dict[TopicPartition, OffsetAndMetadata], BaseException | None], object]
 
 
 def to_ms(timeout: float | datetime.timedelta) -> float:
@@ -44,3 +46,26 @@ def normal_offsets(offsets: CommitArgument) -> dict[TopicPartition, OffsetAndMet
             )
         normal[TopicPartition(*partition)] = entry
     return normal
+
+
+def normal_times(
+    timestamps: Mapping[TopicPartition, int | datetime.datetime],
+) -> dict[TopicPartition, int]:
+    """Milliseconds since 1970, from a number of them or a datetime."""
+    return {
+        TopicPartition(*tp): int(t.timestamp() * 1000) if isinstance(t, datetime.datetime) else int(t)
+        for tp, t in timestamps.items()
+    }
+
+
+def is_one_partition(partitions: Any) -> bool:
+    """A TopicPartition, or a plain (topic, number), where several could have been given."""
+    return isinstance(partitions, tuple) and len(partitions) == 2 and isinstance(partitions[0], str)
+
+
+def topic_partitions(partitions: Iterable[Any]) -> list[TopicPartition]:
+    """TopicPartitions from anything like them; a single list or tuple of them is taken as its members."""
+    items = list(partitions)
+    if len(items) == 1 and isinstance(items[0], (list, set, frozenset)):
+        items = list(items[0])
+    return [TopicPartition(*item) for item in items]

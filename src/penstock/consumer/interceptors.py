@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+from ..engine.consumer_core import ConsumerCore
 from ..errors import ConfigError
 from ..types import OffsetAndMetadata, TopicPartition
 
@@ -117,3 +118,11 @@ def _configure(interceptor: object, entry: object, config: Mapping[str, Any]) ->
             method(config)
         except Exception as error:
             raise ConfigError(f"interceptor.classes: configure() of {entry!r} failed: {error}") from error
+
+
+def interceptors_of(core: ConsumerCore) -> Interceptors:
+    """Those that a consumer's configuration names, told of its commits."""
+    interceptors = Interceptors(core.config["interceptor.classes"], core.config)
+    if interceptors:
+        core.commits.on_committed.append(interceptors.on_commit)
+    return interceptors

@@ -6,6 +6,7 @@ import concurrent.futures
 import datetime
 import re
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from types import TracebackType
@@ -15,12 +16,27 @@ from .._native import ConsumerRecord, ConsumerRecords
 from ..engine.consumer_core import ConsumerCore
 from ..engine.steps import run_steps
 from ..errors import ClosedError, WakeupError
-from ..types import OffsetAndMetadata, OffsetAndTimestamp, PartitionInfo, TopicPartition
-from .arguments import CommitArgument, normal_offsets, to_ms
+from ..metrics import MetricName
+from ..types import (
+    ConsumerGroupMetadata,
+    OffsetAndMetadata,
+    OffsetAndTimestamp,
+    PartitionInfo,
+    TopicPartition,
+)
+from .arguments import (
+    CommitArgument,
+    CommitCallback,
+    is_one_partition,
+    normal_offsets,
+    normal_times,
+    to_ms,
+    topic_partitions,
+)
+from .interceptors import interceptors_of
 from .ownership import Ownership
 
 T = TypeVar("T")
-CommitCallback = Callable[[dict[TopicPartition, OffsetAndMetadata], BaseException | None], object]
 
 
 class KafkaConsumer:
@@ -50,6 +66,7 @@ class KafkaConsumer:
         self._own = Ownership("this KafkaConsumer")
         self._waiting: concurrent.futures.Future[Any] | None = None
         self._last: ConsumerRecords | None = None
+        self._interceptors = interceptors_of(self._core)
         self._closed = False
         self._core.start()
 
@@ -65,8 +82,9 @@ class KafkaConsumer:
         with self._own:
             core, user = self._core, self._user
             self._check_open()
-            deadline = time.monotonic() + to_ms(timeout) / 1000
-            if core.commits.auto_commit_due_s <= time.monotonic():
+            started_s = time.monotonic()
+            deadline = started_s + to_ms(timeout) / 1000
+            if core.commits.auto_commit_due_s <= started_s:
                 core.commits.start_auto_commit()
             while True:
                 if user.attention:
@@ -77,7 +95,7 @@ class KafkaConsumer:
                 if records:
                     core.consumed = True
                     self._last = records
-                    return records
+                    return self._interceptors.on_consume(records) if self._interceptors else records
                 if remaining_ms <= 0 and not user.attention:
                     return records
 
@@ -164,22 +182,22 @@ class KafkaConsumer:
     def seek_to_beginning(self, *partitions: TopicPartition) -> None:
         """Go to the first offset of these partitions (none given: all assigned) at the next poll() or position()."""
         with self._own:
-            self._call(self._core.seek_to, _tps(partitions), "earliest")
+            self._call(self._core.seek_to, topic_partitions(partitions), "earliest")
 
     def seek_to_end(self, *partitions: TopicPartition) -> None:
         """Go past the last offset of these partitions (none given: all assigned) at the next poll() or position()."""
         with self._own:
-            self._call(self._core.seek_to, _tps(partitions), "latest")
+            self._call(self._core.seek_to, topic_partitions(partitions), "latest")
 
     def pause(self, *partitions: TopicPartition) -> None:
         """Return nothing of these partitions until resume(). What was fetched of them is kept."""
         with self._own:
-            self._call(self._core.pause, _tps(partitions))
+            self._call(self._core.pause, topic_partitions(partitions))
 
     def resume(self, *partitions: TopicPartition) -> None:
         """Take paused partitions up again where they were."""
         with self._own:
-            self._call(self._core.resume, _tps(partitions))
+            self._call(self._core.resume, topic_partitions(partitions))
 
     def paused(self) -> set[TopicPartition]:
         """The partitions that are paused."""
@@ -231,8 +249,8 @@ class KafkaConsumer:
     def committed(self, partitions: Any, timeout: float | datetime.timedelta | None = None) -> Any:
         """What the group has committed for one partition (None: nothing), or for several, as a dict."""
         with self._own:
-            one = isinstance(partitions, tuple) and len(partitions) == 2 and isinstance(partitions[0], str)
-            wanted = [TopicPartition(*partitions)] if one else _tps(partitions)
+            one = is_one_partition(partitions)
+            wanted = [TopicPartition(*partitions)] if one else topic_partitions(partitions)
             found = self._call(self._core.committed, wanted, self._ms(timeout))
             return found[wanted[0]] if one else found
 
@@ -241,14 +259,18 @@ class KafkaConsumer:
     ) -> dict[TopicPartition, int]:
         """The first offset that each partition still has."""
         with self._own:
-            return self._call(self._core.end_points, _tps(partitions), "earliest", self._ms(timeout))
+            return self._call(
+                self._core.end_points, topic_partitions(partitions), "earliest", self._ms(timeout)
+            )
 
     def end_offsets(
         self, partitions: Iterable[TopicPartition], timeout: float | datetime.timedelta | None = None
     ) -> dict[TopicPartition, int]:
         """The offset after the last record of each partition: the high watermark, or under read_committed the last stable offset."""
         with self._own:
-            return self._call(self._core.end_points, _tps(partitions), "latest", self._ms(timeout))
+            return self._call(
+                self._core.end_points, topic_partitions(partitions), "latest", self._ms(timeout)
+            )
 
     def offsets_for_times(
         self,
@@ -260,11 +282,51 @@ class KafkaConsumer:
         None: no record is that young.
         """
         with self._own:
-            wanted = {
-                TopicPartition(*tp): int(t.timestamp() * 1000) if isinstance(t, datetime.datetime) else int(t)
-                for tp, t in timestamps.items()
-            }
-            return self._call(self._core.offsets_for_times, wanted, self._ms(timeout))
+            return self._call(self._core.offsets_for_times, normal_times(timestamps), self._ms(timeout))
+
+    def current_lag(self, partition: TopicPartition) -> int | None:
+        """How many offsets an assigned partition's position is behind its end, from what the last fetch told, without asking (KIP-227's
+        high watermark; under read_committed the last stable offset). None while that is not known."""
+        with self._own:
+            return self._call(self._core.lag, TopicPartition(*partition))
+
+    # ------------------------------------------------------------ the group
+
+    def enforce_rebalance(self, reason: str = "the application asks for it") -> None:
+        """Have the group rebalance, beginning with the next poll(), with `reason` in the coordinator's log (KIP-568, KIP-800).
+
+        With the consumer protocol (KIP-848) the coordinator decides alone, and this does nothing, as in Java.
+        """
+        with self._own:
+            self._core.commits.need_group("enforce_rebalance()")
+            self._call(self._core.membership.enforce_rebalance, reason)
+
+    def group_metadata(self) -> ConsumerGroupMetadata:
+        """This member as the coordinator knows it now: what a transaction commits offsets under (KIP-447)."""
+        with self._own:
+            self._check_open()
+            self._core.commits.need_group("group_metadata()")
+            return self._core.membership.group_metadata()
+
+    def note_progress(self) -> None:
+        """Say that your code makes progress, where one record takes longer than `max.poll.interval.ms`. From any thread.
+
+        A member that shows none for that long is taken for dead, and its partitions go to others. poll() is progress, and so is each
+        record taken from what it returned; this is for what happens between two of them.
+        """
+        self._fetcher.note_progress()
+
+    # ------------------------------------------------------------ measurements
+
+    def metrics(self) -> dict[MetricName, float]:
+        """All measurements under Java's names, as listed in docs/metrics.md; cheap, but not for every record."""
+        with self._own:
+            return self._call(self._core.metrics)
+
+    def client_instance_id(self, timeout: float | datetime.timedelta | None = None) -> uuid.UUID:
+        """What brokers call this client in the telemetry that they ask for (KIP-714). UnsupportedVersionError where none asks."""
+        with self._own:
+            return self._call(self._core.client_instance_id, self._ms(timeout))
 
     # ------------------------------------------------------------ the cluster
 
@@ -304,6 +366,7 @@ class KafkaConsumer:
                 run_steps(self._core.close(to_ms(timeout), leave_group))
             finally:
                 self._closed = True
+                self._interceptors.close()
 
     def __enter__(self) -> KafkaConsumer:
         return self
@@ -354,11 +417,3 @@ class KafkaConsumer:
             raise
         finally:
             self._waiting = None
-
-
-def _tps(partitions: Iterable[Any]) -> list[TopicPartition]:
-    """TopicPartitions from anything like them; a single list or tuple of them is taken as its members."""
-    items = list(partitions)
-    if len(items) == 1 and isinstance(items[0], (list, set, frozenset)):
-        items = list(items[0])
-    return [TopicPartition(*item) for item in items]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from .._native import Fetcher
 from ..config import Config, resolve
 from ..errors import ConfigError, KafkaError
 from ..fetch import SubscriptionState
+from ..metrics import ConsumerMetrics, MetricName, Windows
 from ..offsets import CommitLedger
 from ..types import OffsetAndMetadata, OffsetAndTimestamp, PartitionInfo, TopicPartition
 from . import lookups
@@ -21,6 +23,7 @@ from .coordinator import GroupCoordinator, MemberIdentity
 from .membership import Membership
 from .positions import Positions
 from .steps import Steps
+from .telemetry import CLOSE_TIMEOUT_MS, Meter, TelemetryPusher
 from .thread import EngineThread
 from .user_thread import UserThread
 
@@ -82,6 +85,15 @@ class ConsumerCore:
         )
         if self.coordinator is not None:
             self.coordinator.identity = self._identity
+        self.measurements = ConsumerMetrics(
+            self.config["client.id"],
+            windows=Windows(self.config["metrics.num.samples"], self.config["metrics.sample.window.ms"]),
+            read_committed=self._isolation == 1,
+        )
+        self._meter = Meter(self.engine, self.measurements, self.fetcher, self.fetching.handles)
+        self._pusher: TelemetryPusher | None = None
+        if self.config["enable.metrics.push"]:
+            self._pusher = TelemetryPusher(self.client, self.config, self._meter.snapshot)
         self.consumed = False
         self._pattern: re.Pattern[str] | None = None
         self.client.on_update.append(self._on_metadata)
@@ -102,6 +114,9 @@ class ConsumerCore:
 
     def _begin(self) -> None:
         self.client.start()
+        self.engine.spawn(self._meter.run(), "measurements")
+        if self._pusher is not None:
+            self._pusher.start()
         self.engine.spawn(self._watch_bootstrap(), "bootstrap")
 
     async def _watch_bootstrap(self) -> None:
@@ -164,6 +179,8 @@ class ConsumerCore:
         )
 
     async def _shut(self, deadline: float) -> None:
+        if self._pusher is not None:
+            await self._pusher.close(min(CLOSE_TIMEOUT_MS, max(0.0, (deadline - time.monotonic()) * 1000)))
         self.client.close()
 
     def abandon(self) -> None:
@@ -276,6 +293,9 @@ class ConsumerCore:
             return min(place, self.commits.held().get(tp, place))
         raise AssertionError("within() raises or lets through")
 
+    async def lag(self, tp: TopicPartition) -> int | None:
+        return self.positions.lag(tp)
+
     async def seek(self, tp: TopicPartition, offset: int | OffsetAndMetadata) -> None:
         entry = offset if isinstance(offset, OffsetAndMetadata) else OffsetAndMetadata(int(offset))
         if entry.offset < 0:
@@ -301,6 +321,18 @@ class ConsumerCore:
         ):
             found = await coordinator.committed(partitions, require_stable=True)
         return {tp: found.get(tp) for tp in partitions}
+
+    # ------------------------------------------------------------ measurements
+
+    async def metrics(self) -> dict[MetricName, float]:
+        return self._meter.snapshot()
+
+    async def client_instance_id(self, timeout_ms: float) -> uuid.UUID:
+        if self._pusher is None:
+            raise ConfigError("client_instance_id() needs enable.metrics.push")
+        async with self.client.within(timeout_ms, "asking brokers for a client instance id"):
+            return await self._pusher.client_instance_id()
+        raise AssertionError("within() raises or lets through")
 
     # ------------------------------------------------------------ the cluster
 

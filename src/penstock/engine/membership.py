@@ -19,7 +19,7 @@ from ..group.consumer import ConsumerMember
 from ..group.consumer_messages import SubscribeRegex
 from ..group.messages import Rejoin, Subscribe
 from ..protocol import Api, error_for
-from ..types import TopicPartition
+from ..types import ConsumerGroupMetadata, TopicPartition
 from .client import ClusterClient
 from .commits import Commits
 from .coordinator import GroupCoordinator, MemberIdentity
@@ -82,6 +82,12 @@ class Membership:
         if self.driver is None:
             return MemberIdentity()
         return self.driver.identity()
+
+    def group_metadata(self) -> ConsumerGroupMetadata:
+        """This member as the coordinator knows it."""
+        me = self.identity()
+        instance = self._config["group.instance.id"]
+        return ConsumerGroupMetadata(self._config["group.id"], me.generation_id, me.member_id, instance)
 
     # ------------------------------------------------------------ joining and leaving
 
@@ -193,6 +199,7 @@ class Membership:
             self.subscribe()
 
     async def enforce_rebalance(self, reason: str) -> None:
+        """Have the group rebalance after the next poll(), where its protocol lets a member ask for that (the classic one)."""
         if self.driver is not None:
             self.driver.feed(Rejoin(reason))
 
