@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -210,3 +211,37 @@ def test_close_waits_no_longer_than_its_bound(broker: DevBroker) -> None:
         pusher._core.engine.call(pusher.pusher.close, 100).result(WAIT_S)
         until(lambda: pusher.pusher._task.done())
     held.set_result(None)
+
+
+def test_close_does_not_wait_where_nothing_was_asked_for(broker: DevBroker) -> None:
+    """Not even with all the time in the world, and no broker that answers."""
+    options = {"bootstrap_servers": broker.bootstrap_servers}
+    broker.stop()
+    with pushing(**options) as (_, pusher):
+        pusher._core.engine.call(pusher.pusher.close, 3_600_000).result(WAIT_S)
+        with pytest.raises(UnsupportedVersionError, match="closed"):
+            pusher.instance_id()
+
+
+def test_measurements_that_fail_disturb_nobody(broker: DevBroker, caplog: pytest.LogCaptureFixture) -> None:
+    failures: list[int] = []
+    broker.create_topic("t")
+    broker.want_telemetry("*", interval_ms=20)
+    with pushing(bootstrap_servers=broker.bootstrap_servers) as (consumer, pusher):
+        snapshot = pusher.pusher._snapshot
+
+        def fails_first() -> Any:
+            if not failures:
+                failures.append(1)
+                raise RuntimeError("no such measurement")
+            return snapshot()
+
+        pusher.pusher._snapshot = fails_first
+        consumer.assign([TopicPartition("t", 0)])
+        until(lambda: failures)
+        assert consumer.end_offsets([TopicPartition("t", 0)]) == {TopicPartition("t", 0): 0}
+        until(broker.telemetry)
+    noise = [
+        r for r in caplog.records if r.name.startswith("penstock.engine") and r.levelno >= logging.WARNING
+    ]
+    assert noise == []

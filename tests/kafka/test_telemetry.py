@@ -127,6 +127,27 @@ def test_a_new_wish_of_a_real_broker_is_learned(receiver: tuple[KafkaCluster, Pa
             alter("--delete")
 
 
+def test_another_broker_takes_over_when_one_dies(classes: Path, tmp_path: Path) -> None:
+    file = tmp_path / "pushes"
+    config = {"metric.reporters": "TelemetryToFile", "penstock.telemetry.file": file}
+    with KafkaCluster(3, config, classpath=[classes]) as cluster:
+        wanted = ["--alter", "--name", "t", "--metrics", "org.apache.kafka.consumer.", "--interval", "200"]
+        java_tool(
+            "org.apache.kafka.tools.ClientMetricsCommand",
+            ["--bootstrap-server", cluster.bootstrap_servers, *wanted],
+        )
+        with pushing(bootstrap_servers=cluster.bootstrap_servers, client_id="moves") as (_, pusher):
+            instance_id = pusher.instance_id()
+            until(lambda: pushes_in(file, "moves"))
+            for node in list(cluster.nodes)[:2]:
+                cluster.kill(node)
+                told = len(pushes_in(file, "moves"))
+                until(
+                    lambda told=told: len(pushes_in(file, "moves")) > told + 1
+                )  # one may have been on its way
+        assert {push.instance_id for push in pushes_in(file, "moves")} == {instance_id}
+
+
 # ------------------------------------------------------------ the Java client beside
 
 

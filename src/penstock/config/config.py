@@ -29,8 +29,8 @@ _ELSEWHERE: Final[Mapping[str, str]] = MappingProxyType(
         "metadata.broker.list": "its name is 'bootstrap.servers'",
         "on.commit": "pass a callback to commit_async()",
         "queued.max.messages.kbytes": "its name is 'fetch.buffer.bytes', in bytes",
-        "stats.cb": "nothing to set",
-        "statistics.interval.ms": "nothing to set",
+        "stats.cb": "call metrics() when you want to know",
+        "statistics.interval.ms": "call metrics() when you want to know",
     }
 )
 
@@ -172,6 +172,17 @@ _CLASSIC_ONLY = ("partition.assignment.strategy", "session.timeout.ms", "heartbe
 _WHO_DECIDES = {"consumer": "the broker's configuration", "classic": "partition.assignment.strategy"}
 
 
+def _check_protocol(config: Config) -> None:
+    """Options of the one group protocol are refused with the other, as Java's consumer does: they would be without effect."""
+    protocol = config["group.protocol"]
+    other = {"consumer": _CLASSIC_ONLY, "classic": ("group.remote.assignor",)}.get(protocol, ())
+    options = BY_CLIENT["consumer"]
+    if misplaced := [name for name in other if config[name] != options[name].default_for("consumer")]:
+        raise ConfigError(
+            f"{', '.join(misplaced)}: not with group.protocol={protocol}, where {_WHO_DECIDES[protocol]} decides; leave it out"
+        )
+
+
 def _check_consumer(config: Config, values: dict[str, Any]) -> None:
     if config["group.id"] is None:
         if config["enable.auto.commit"] and "enable.auto.commit" in config.given:
@@ -183,12 +194,7 @@ def _check_consumer(config: Config, values: dict[str, Any]) -> None:
             raise ConfigError(
                 f"group.instance.id={config['group.instance.id']!r} needs group.id: it names a member of a group"
             )
-    protocol = config["group.protocol"]
-    other = {"consumer": _CLASSIC_ONLY, "classic": ("group.remote.assignor",)}.get(protocol, ())
-    if misplaced := [name for name in other if name in config.given]:
-        raise ConfigError(
-            f"{', '.join(misplaced)}: not with group.protocol={protocol}, where {_WHO_DECIDES[protocol]} decides; leave it out"
-        )
+    _check_protocol(config)
     heartbeat_ms, session_ms = config["heartbeat.interval.ms"], config["session.timeout.ms"]
     if heartbeat_ms >= session_ms:
         raise ConfigError(

@@ -151,8 +151,8 @@ CONSUMER_OPTIONS: Final[tuple[Option, ...]] = (
     ),
     Option(
         "interceptor.classes", Kind.OBJECTS, (), "low",
-        "Objects that see what is consumed and committed: instances, classes, or texts such as `my_package.audit:Interceptor`. Each has any "
-        "of `configure(config)`, `on_consume(records)` (returns the records that `poll()` is to return), `on_commit(offsets)` and "
+        "Objects that see what is consumed and committed: instances, classes, or texts such as `my_package.audit:Interceptor`. Each has "
+        "any of `configure(config)`, `on_consume(records)` (returns the records that `poll()` is to return), `on_commit(offsets)` and "
         "`close()`. They are called in this order, each with what the one before returned; what they raise is logged, not raised "
         "(KIP-42).",
         CONSUMER,

@@ -151,9 +151,11 @@ class TelemetryPusher:
         """Push once more, as the last time, if anything was asked for; then end. Takes at most `timeout_ms`."""
         self._closing.set()
         if self._task is not None:
-            await asyncio.wait({self._task}, timeout=timeout_ms / 1000)
+            if self._machine.next is Next.PUSH:
+                await asyncio.wait({self._task}, timeout=timeout_ms / 1000)
             self._task.cancel()
         self._machine.end()
+        self._no_instance_id("it was closed")
 
     # ------------------------------------------------------------ inside
 
@@ -288,6 +290,7 @@ class TelemetryPusher:
             self._instance_id = self._engine.loop.create_future()
         if not self._instance_id.done():
             self._instance_id.set_result(instance_id)
+            _log.info("%s: brokers call this client %s in its telemetry", self._engine.name, instance_id)
 
     def _no_instance_id(self, reason: str) -> None:
         if not self._instance_id.done():
