@@ -71,12 +71,16 @@ def free_port() -> int:
 
 @dataclass(slots=True)
 class KafkaNode:
-    """One broker, a controller as well. `ports` is by listener; `process` is None while it does not run."""
+    """One broker, a controller as well. `ports` is by listener; `process` is None while it does not run.
+
+    `config` holds properties of this broker alone, set before the cluster starts: {"broker.rack": "a"}.
+    """
 
     id: int
     folder: Path
     ports: dict[str, int]
     advertised: dict[str, tuple[str, int]] = field(default_factory=dict)
+    config: dict[str, object] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     paused: bool = False
 
@@ -359,4 +363,5 @@ class KafkaCluster:
             "share.coordinator.state.topic.num.partitions": 4,
             **FOR_TESTS,
             **self.config,
+            **node.config,
         }

@@ -33,6 +33,22 @@ from .thread import EngineThread
 _log = logging.getLogger("penstock.engine.connection")
 _API_VERSIONS_FIRST_TRY = 3
 _UNSUPPORTED_VERSION = 35
+_NEVER_DELAYED = frozenset({Api.HEARTBEAT, Api.CONSUMER_GROUP_HEARTBEAT, Api.LEAVE_GROUP})
+"""A throttled member stays a member, and one that goes does not keep the others waiting."""
+_CLIENT_WAITS_FROM = {
+    **{Api.PRODUCE: 6, Api.LIST_OFFSETS: 3, Api.METADATA: 6, Api.OFFSET_COMMIT: 4, Api.OFFSET_FETCH: 4},
+    **{
+        Api.FIND_COORDINATOR: 2,
+        Api.JOIN_GROUP: 3,
+        Api.SYNC_GROUP: 2,
+        Api.DESCRIBE_GROUPS: 2,
+        Api.LIST_GROUPS: 2,
+    },
+    **{Api.CREATE_TOPICS: 3, Api.DELETE_TOPICS: 2, Api.DELETE_RECORDS: 1, Api.INIT_PRODUCER_ID: 1},
+    **{Api.DESCRIBE_CONFIGS: 2, Api.CREATE_PARTITIONS: 1, Api.DELETE_GROUPS: 1},
+}
+"""Before these versions a broker held the answer back itself and its throttle time is in the past (KIP-219). Source: the
+shouldClientThrottle() of Kafka's response classes; newer requests have always left waiting to the client."""
 
 
 class DisconnectedError(KafkaError):
@@ -66,7 +82,11 @@ class _Pending:
 
 
 class BrokerConnection:
-    """Lives in the engine's thread. `native` is handed to the fetch loop once open() has returned."""
+    """Lives in the engine's thread. `native` is handed to the fetch loop once open() has returned.
+
+    Fields: `throttled_ms_total` sums what the broker asked to wait; `_quiet` is done once requests may be sent again, at
+    `_quiet_until` of the loop's clock, and None while they may.
+    """
 
     def __init__(
         self, engine: EngineThread, address: Address, node_id: int, settings: ConnectionSettings
@@ -77,6 +97,9 @@ class BrokerConnection:
         self.closed_reason: str | None = None
         self.on_closed: list[Any] = []  # functions of (connection), called once
         self.on_heartbeat: Callable[[int, int, Any], None] | None = None  # (event kind, generation, payload)
+        self.throttled_ms_total = 0
+        self._quiet: asyncio.Future[None] | None = None
+        self._quiet_until = 0.0
         self._engine = engine
         self._settings = settings
         self._pending: dict[int, _Pending] = {}
@@ -116,16 +139,21 @@ class BrokerConnection:
         """Send one request in the highest common version and return its decoded response.
 
         UnsupportedVersionError, DisconnectedError, RequestTimeoutError, ProtocolError. Error codes inside are the caller's.
+        Where the broker throttles, the request waits first; timeout_ms begins after that (KIP-219).
         """
         if self.versions is None:
             raise DisconnectedError(f"{self.address}: {self.closed_reason or 'not open yet'}")
         version = self.versions.pick(api, at_most)
+        while self._quiet is not None and api not in _NEVER_DELAYED:
+            await asyncio.shield(self._quiet)
         frame = await self._exchange(api, version, make(api, version, **fields), timeout_ms)
         try:
-            return decode_response(api, version, frame)
+            response = decode_response(api, version, frame)
         except ProtocolError as error:
             self.close(str(error))
             raise
+        self._heed_throttle(api, version, response)
+        return response
 
     async def send_without_response(self, api: Api, **fields: Any) -> None:
         """Send one request that the broker does not answer (Produce with acks=0)."""
@@ -178,6 +206,30 @@ class BrokerConnection:
             version = min(version, _API_VERSIONS_FIRST_TRY - 1)
         raise DisconnectedError(f"{self.address}: refused every version of ApiVersions")
 
+    def _heed_throttle(self, api: Api, version: int, response: Any) -> None:
+        throttle = getattr(response, "throttle_time", None)
+        throttle_s = throttle.total_seconds() if throttle is not None else 0.0
+        if throttle_s <= 0:
+            return
+        self.throttled_ms_total += round(throttle_s * 1000)
+        if self.closed_reason is not None or version < _CLIENT_WAITS_FROM.get(api, 0):
+            return
+        loop = self._engine.loop
+        self._quiet_until = max(self._quiet_until, loop.time() + throttle_s)
+        if self._quiet is None:
+            self._quiet = loop.create_future()
+            loop.call_at(self._quiet_until, self._end_quiet)
+
+    def _end_quiet(self) -> None:
+        loop = self._engine.loop
+        if self._quiet is None:
+            return
+        if self.closed_reason is None and loop.time() < self._quiet_until:  # another answer prolonged it
+            loop.call_at(self._quiet_until, self._end_quiet)
+            return
+        self._quiet.set_result(None)
+        self._quiet = None
+
     async def _exchange(self, api: Api, version: int, request: Any, timeout_ms: int | None) -> bytes:
         if self.closed_reason is not None:
             raise DisconnectedError(f"{self.address}: {self.closed_reason}")
@@ -220,6 +272,7 @@ class BrokerConnection:
             return
         self.closed_reason = reason
         self._engine.unregister(self._id)
+        self._end_quiet()  # who waits there is told that the connection is closed
         error = DisconnectedError(f"{self.address}: {reason}")
         if not self._connected.done():
             self._connected.set_exception(error)
