@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from penstock import DevBroker, TopicPartition
+from penstock import DevBroker, KafkaConsumer, KafkaProducer, TopicPartition
 from penstock.errors import UnsupportedVersionError
 from tests.support.telemetry import Told, lag_of, pushing, read_push
 
 WAIT_S = 30.0
+WAITED = "org.apache.kafka.consumer.commit.sync.time.ns.total"
 CREATED = "org.apache.kafka.consumer.connection.creation.total"
 GET, PUSH = 71, 72
 
@@ -46,8 +47,8 @@ def test_what_is_wanted_is_pushed_and_the_last_time_said(broker: DevBroker) -> N
         "client_rack": "r1",
         "group_id": "g",
     }
-    with pushing("t", **options) as (_, pusher):
-        instance_id = pusher.instance_id()
+    with pushing("t", **options) as (consumer, _, _):
+        instance_id = consumer.client_instance_id(WAIT_S * 1000)
         until(lambda: len(broker.telemetry()) >= 2)
     pushes = broker.telemetry()
     assert {push.client_instance_id for push in pushes} == {instance_id}
@@ -74,13 +75,11 @@ def test_only_what_is_asked_for_is_told(broker: DevBroker) -> None:
 
 
 def test_the_lag_is_told(broker: DevBroker) -> None:
-    from penstock import KafkaProducer
-
     with KafkaProducer(bootstrap_servers=broker.bootstrap_servers) as producer:
         for n in range(10):
             producer.send("t", b"%d" % n, partition=0).result(WAIT_S)
     broker.want_telemetry("*", interval_ms=50)
-    with pushing(bootstrap_servers=broker.bootstrap_servers, max_poll_records=4) as (consumer, _):
+    with pushing(bootstrap_servers=broker.bootstrap_servers, max_poll_records=4) as (consumer, _, _):
         consumer.assign([TopicPartition("t", 0)])
         assert len(consumer.poll(WAIT_S * 1000)) == 4
 
@@ -99,11 +98,11 @@ def test_sums_tell_what_was_added_and_a_lost_push_is_told_again(broker: DevBroke
         return {"error_code": 117} if len(lost) == 2 else None
 
     broker.intercept(PUSH, lose_the_second)
-    broker.want_telemetry(CREATED, interval_ms=100)
-    with pushing(bootstrap_servers=broker.bootstrap_servers) as (_, pusher):
+    broker.want_telemetry(WAITED, interval_ms=100)
+    with pushing(bootstrap_servers=broker.bootstrap_servers) as (consumer, metrics, _):
         until(lambda: broker.telemetry())
         for _ in range(3):
-            pusher.metrics.connection_opened(pusher._core.engine.now_ms())
+            metrics.commit_waited(consumer._core.engine.now_ms(), 1e-6)
         until(lambda: len(broker.telemetry()) >= 3)
     told = [read_push(push.metrics)[1][0] for push in broker.telemetry()]
     assert {entry.kind for entry in told} == {"delta"}
@@ -114,31 +113,31 @@ def test_sums_tell_what_was_added_and_a_lost_push_is_told_again(broker: DevBroke
 
 
 def test_without_delta_sums_are_whole(broker: DevBroker) -> None:
-    broker.want_telemetry(CREATED, interval_ms=50, delta=False)
-    with pushing(bootstrap_servers=broker.bootstrap_servers) as (_, pusher):
-        pusher.metrics.connection_opened(pusher._core.engine.now_ms())
+    broker.want_telemetry(WAITED, interval_ms=50, delta=False)
+    with pushing(bootstrap_servers=broker.bootstrap_servers) as (consumer, metrics, _):
+        metrics.commit_waited(consumer._core.engine.now_ms(), 1e-6)
         until(lambda: len(broker.telemetry()) >= 3)
     told = [read_push(push.metrics)[1][0] for push in broker.telemetry()]
     assert {entry.kind for entry in told} == {"cumulative"}
-    assert [entry.value for entry in told[1:]] == [1.0] * (len(told) - 1)
+    assert [entry.value for entry in told[1:]] == [1] * (len(told) - 1)
     assert len({entry.start_ns for entry in told}) == 1
 
 
 def test_another_wish_is_learned(broker: DevBroker) -> None:
     broker.want_telemetry(CREATED, interval_ms=50)
-    with pushing(bootstrap_servers=broker.bootstrap_servers) as (_, pusher):
-        first_id = pusher.instance_id()
+    with pushing(bootstrap_servers=broker.bootstrap_servers) as (consumer, _, _):
+        first_id = consumer.client_instance_id(WAIT_S * 1000)
         until(broker.telemetry)
         broker.want_telemetry("org.apache.kafka.consumer.coordinator.assigned.partitions", interval_ms=50)
         until(lambda: of_name(read_push(broker.telemetry()[-1].metrics)[1], CREATED) == [])
-        assert pusher.instance_id() == first_id
+        assert consumer.client_instance_id(WAIT_S * 1000) == first_id
     assert {push.client_instance_id for push in broker.telemetry()} == {first_id}
 
 
 def test_what_is_too_large_is_told_with_less_detail(broker: DevBroker) -> None:
     broker.create_topic("t", 50)
     broker.want_telemetry("*", interval_ms=50, max_bytes=6_000, compression_types=())
-    with pushing(bootstrap_servers=broker.bootstrap_servers) as (consumer, _):
+    with pushing(bootstrap_servers=broker.bootstrap_servers) as (consumer, _, _):
         consumer.assign([TopicPartition("t", number) for number in range(50)])
         consumer.poll(10)
         pushes = until(lambda: [push for push in broker.telemetry() if len(push.metrics) > 1000])
@@ -161,16 +160,16 @@ def test_a_refusal_for_good_ends_it(broker: DevBroker) -> None:
     asked: list[int] = []
     broker.intercept(PUSH, lambda request, connection: asked.append(1) or 42)
     broker.want_telemetry(CREATED, interval_ms=1)
-    with pushing(bootstrap_servers=broker.bootstrap_servers) as (_, pusher):
-        until(lambda: pusher.pusher._task.done())
+    with pushing(bootstrap_servers=broker.bootstrap_servers) as (_, _, pusher):
+        until(lambda: pusher._task is not None and pusher._task.done())
     assert len(asked) == 1
     assert broker.telemetry() == []
 
 
 def test_a_broken_connection_is_no_end(broker: DevBroker) -> None:
     broker.want_telemetry(CREATED, interval_ms=50)
-    with pushing(bootstrap_servers=broker.bootstrap_servers) as (_, pusher):
-        instance_id = pusher.instance_id()
+    with pushing(bootstrap_servers=broker.bootstrap_servers) as (consumer, _, _):
+        instance_id = consumer.client_instance_id(WAIT_S * 1000)
         until(broker.telemetry)
         broker.disconnect_all()
         told = len(broker.telemetry())
@@ -181,8 +180,8 @@ def test_a_broken_connection_is_no_end(broker: DevBroker) -> None:
 def test_without_a_wish_nothing_is_pushed_but_the_client_is_named(broker: DevBroker) -> None:
     pushed: list[int] = []
     broker.intercept(PUSH, lambda request, connection: pushed.append(1))
-    with pushing(bootstrap_servers=broker.bootstrap_servers) as (_, pusher):
-        assert pusher.instance_id().int != 0
+    with pushing(bootstrap_servers=broker.bootstrap_servers) as (consumer, _, _):
+        assert consumer.client_instance_id(WAIT_S * 1000).int != 0
     assert pushed == []
 
 
@@ -192,10 +191,10 @@ def test_a_broker_without_it_is_left_alone(broker: DevBroker) -> None:
 
     broker.intercept(18, without)
     with (
-        pushing(bootstrap_servers=broker.bootstrap_servers) as (_, pusher),
+        pushing(bootstrap_servers=broker.bootstrap_servers) as (consumer, _, _),
         pytest.raises(UnsupportedVersionError, match=r"metric\.reporters"),
     ):
-        pusher.instance_id()
+        consumer.client_instance_id(WAIT_S * 1000)
 
 
 def test_close_waits_no_longer_than_its_bound(broker: DevBroker) -> None:
@@ -206,10 +205,10 @@ def test_close_waits_no_longer_than_its_bound(broker: DevBroker) -> None:
     arrived: list[int] = []
     broker.intercept(PUSH, lambda request, connection: arrived.append(1) or held)
     broker.want_telemetry(CREATED, interval_ms=1)
-    with pushing(bootstrap_servers=broker.bootstrap_servers) as (_, pusher):
+    with pushing(bootstrap_servers=broker.bootstrap_servers) as (consumer, _, pusher):
         until(lambda: arrived)
-        pusher._core.engine.call(pusher.pusher.close, 100).result(WAIT_S)
-        until(lambda: pusher.pusher._task.done())
+        consumer._core.engine.call(pusher.close, 100).result(WAIT_S)
+        until(lambda: pusher._task is not None and pusher._task.done())
     held.set_result(None)
 
 
@@ -217,18 +216,18 @@ def test_close_does_not_wait_where_nothing_was_asked_for(broker: DevBroker) -> N
     """Not even with all the time in the world, and no broker that answers."""
     options = {"bootstrap_servers": broker.bootstrap_servers}
     broker.stop()
-    with pushing(**options) as (_, pusher):
-        pusher._core.engine.call(pusher.pusher.close, 3_600_000).result(WAIT_S)
+    with pushing(**options) as (consumer, _, pusher):
+        consumer._core.engine.call(pusher.close, 3_600_000).result(WAIT_S)
         with pytest.raises(UnsupportedVersionError, match="closed"):
-            pusher.instance_id()
+            consumer.client_instance_id(WAIT_S * 1000)
 
 
 def test_measurements_that_fail_disturb_nobody(broker: DevBroker, caplog: pytest.LogCaptureFixture) -> None:
     failures: list[int] = []
     broker.create_topic("t")
     broker.want_telemetry("*", interval_ms=20)
-    with pushing(bootstrap_servers=broker.bootstrap_servers) as (consumer, pusher):
-        snapshot = pusher.pusher._snapshot
+    with pushing(bootstrap_servers=broker.bootstrap_servers) as (consumer, _, pusher):
+        snapshot = pusher._snapshot
 
         def fails_first() -> Any:
             if not failures:
@@ -236,7 +235,7 @@ def test_measurements_that_fail_disturb_nobody(broker: DevBroker, caplog: pytest
                 raise RuntimeError("no such measurement")
             return snapshot()
 
-        pusher.pusher._snapshot = fails_first
+        pusher._snapshot = fails_first
         consumer.assign([TopicPartition("t", 0)])
         until(lambda: failures)
         assert consumer.end_offsets([TopicPartition("t", 0)]) == {TopicPartition("t", 0): 0}
@@ -245,3 +244,28 @@ def test_measurements_that_fail_disturb_nobody(broker: DevBroker, caplog: pytest
         r for r in caplog.records if r.name.startswith("penstock.engine") and r.levelno >= logging.WARNING
     ]
     assert noise == []
+
+
+def test_what_a_consumer_measures_of_its_reading(broker: DevBroker) -> None:
+    broker.create_topic("a.b")
+    with KafkaProducer(bootstrap_servers=broker.bootstrap_servers) as producer:
+        for n in range(10):
+            producer.send("a.b", b"%d" % n, key=b"k").result(WAIT_S)
+    with KafkaConsumer(
+        bootstrap_servers=broker.bootstrap_servers,
+        auto_offset_reset="earliest",
+        enable_metrics_push=False,
+        max_poll_records=4,
+    ) as consumer:
+        consumer.assign([TopicPartition("a.b", 0)])
+        assert len(consumer.poll(WAIT_S * 1000)) == 4
+        values = {(name.name, name.tags[1:]): value for name, value in consumer.metrics().items()}
+    topic, partition = (("topic", "a.b"),), (("topic", "a.b"), ("partition", "0"))
+    assert values["records-consumed-total", ()] == values["records-consumed-total", topic] == 4
+    assert values["bytes-consumed-total", ()] == values["bytes-consumed-total", topic] == 8
+    assert values["records-lag", partition] == values["records-lag-max", ()] == 6
+    assert values["records-lead", partition] == values["records-lead-min", ()] == 4
+    assert values["assigned-partitions", ()] == 1
+    assert values["fetch-total", ()] >= 1
+    assert values["fetch-latency-max", ()] >= values["fetch-latency-avg", ()] > 0
+    assert values["fetch-size-avg", ()] > 0

@@ -83,13 +83,13 @@ def test_a_real_broker_takes_the_pushes(receiver: tuple[KafkaCluster, Path]) -> 
         producer.flush()
     tp = TopicPartition("t", 0)
     options = {"bootstrap_servers": where, "client_id": "taken", "client_rack": "r1", "max_poll_records": 4}
-    with pushing(**options) as (consumer, pusher):
+    with pushing(**options) as (consumer, metrics, _):
         consumer.assign([tp])
         assert len(consumer.poll(WAIT_S * 1000)) == 4
-        instance_id = pusher.instance_id()
+        instance_id = consumer.client_instance_id(WAIT_S * 1000)
         for _ in range(2):
-            now_ms = pusher._core.engine.now_ms()
-            pusher._core.engine.post(pusher.metrics.commit_finished, now_ms, 5.0)
+            now_ms = consumer._core.engine.now_ms()
+            consumer._core.engine.post(metrics.commit_finished, now_ms, 5.0)
         until(lambda: (p := pushes_in(file, "taken")) and lag_of(read_push(p[-1].payload)[1], tp) == 6)
         until(lambda: len(pushes_in(file, "taken")) >= 3)
     pushes = until(lambda: (p := pushes_in(file, "taken"))[-1].terminating and p)
@@ -136,8 +136,8 @@ def test_another_broker_takes_over_when_one_dies(classes: Path, tmp_path: Path) 
             "org.apache.kafka.tools.ClientMetricsCommand",
             ["--bootstrap-server", cluster.bootstrap_servers, *wanted],
         )
-        with pushing(bootstrap_servers=cluster.bootstrap_servers, client_id="moves") as (_, pusher):
-            instance_id = pusher.instance_id()
+        with pushing(bootstrap_servers=cluster.bootstrap_servers, client_id="moves") as (consumer, _, _):
+            instance_id = consumer.client_instance_id(WAIT_S * 1000)
             until(lambda: pushes_in(file, "moves"))
             for node in list(cluster.nodes)[:2]:
                 cluster.kill(node)

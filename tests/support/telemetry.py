@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, MetricsData
 
 from penstock import KafkaConsumer, TopicPartition
-from penstock.engine.telemetry import Meter, TelemetryPusher, metrics_of
-
-CLOSE_S = 10.0
+from penstock.engine.telemetry import TelemetryPusher
+from penstock.metrics import ConsumerMetrics
 
 
 class Told(NamedTuple):
@@ -60,37 +59,14 @@ def _pairs(attributes: Any) -> dict[str, str]:
     return {entry.key: entry.value.string_value for entry in attributes}
 
 
-class Pushing:
-    """Measurements and their pusher, in the engine of a consumer that was made with enable.metrics.push=False."""
-
-    def __init__(self, consumer: KafkaConsumer) -> None:
-        core = consumer._core
-        self._core = core
-        self.metrics = metrics_of(core.config)
-        self.meter = Meter(core.engine, self.metrics, core.fetcher, core.handles)
-        self.pusher = TelemetryPusher(core.client, core.config, self.meter.snapshot)
-        core.engine.ask(self._start)
-
-    async def _start(self) -> None:
-        self.pusher.start()
-
-    def instance_id(self, timeout_s: float = 30.0) -> Any:
-        return self._core.engine.call(self.pusher.client_instance_id).result(timeout_s)
-
-    def close(self) -> None:
-        self._core.engine.call(self.pusher.close, CLOSE_S * 1000).result(CLOSE_S + 5)
-
-
 @contextmanager
-def pushing(*topics: str, **config: Any) -> Iterator[tuple[KafkaConsumer, Pushing]]:
-    """A consumer and the pusher of its measurements; the last push is sent at the end."""
-    options = {"auto_offset_reset": "earliest", "enable_auto_commit": False, "enable_metrics_push": False}
+def pushing(*topics: str, **config: Any) -> Iterator[tuple[KafkaConsumer, ConsumerMetrics, TelemetryPusher]]:
+    """A consumer, its measurements and what pushes them; the last push is sent at the end."""
+    options = {"auto_offset_reset": "earliest", "enable_auto_commit": False}
     with KafkaConsumer(*topics, **{**options, **config}) as consumer:
-        pusher = Pushing(consumer)
-        try:
-            yield consumer, pusher
-        finally:
-            pusher.close()
+        pusher = consumer._core._pusher
+        assert pusher is not None
+        yield consumer, consumer._core.measurements, pusher
 
 
 def lag_of(told: list[Told], tp: TopicPartition) -> float | None:

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 from .._native import VERSION
 from ..config import Config
 from ..errors import KafkaError, UnsupportedVersionError
-from ..metrics import Consumed, ConsumerMetrics, MetricName, Place, Windows
+from ..metrics import Consumed, ConsumerMetrics, MetricName, Place
 from ..metrics.push import DEFAULT_INTERVAL_MS, LEAST_DELAY_MS, Next, PushLedger, PushMachine, Subscription
 from ..protocol import Api, error_name
 from ..types import TopicPartition
@@ -33,15 +33,6 @@ _LABELS: Final = {
     "group.instance.id": "group_instance_id",
     "client.rack": "client_rack",
 }
-
-
-def metrics_of(config: Config) -> ConsumerMetrics:
-    """The measurements of a consumer with this configuration, none made yet."""
-    return ConsumerMetrics(
-        config["client.id"],
-        windows=Windows(config["metrics.num.samples"], config["metrics.sample.window.ms"]),
-        read_committed=config["isolation.level"] == "read_committed",
-    )
 
 
 class Counters(Protocol):
