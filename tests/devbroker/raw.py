@@ -27,7 +27,7 @@ class RawClient:
     """One connection; one request after another. Fields are given by kio's names, those left out are the protocol's defaults."""
 
     def __init__(self, bootstrap_servers: str, client_id: str = "raw") -> None:
-        host, port = bootstrap_servers.split(",")[0].rsplit(":", 1)
+        host, port = bootstrap_servers.split(",", maxsplit=1)[0].rsplit(":", 1)
         self._socket = socket.create_connection((host, int(port)), timeout=WAIT_S)
         self._client_id = client_id
         self._correlation_id = 0

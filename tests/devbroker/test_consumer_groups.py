@@ -113,9 +113,9 @@ class World:
 def test_a_lone_member_gets_everything_at_once() -> None:
     world = World()
     answer = world.join("a")
-    assert answer == HeartbeatAnswered(Code.NONE, "a", 1, 5_000, parts(0, 1, 2, 3))
+    assert answer == HeartbeatAnswered(Code.NONE, "a", 2, 5_000, parts(0, 1, 2, 3))
     assert world.group.state is ConsumerGroupState.STABLE
-    assert world.beat("a", 1) == HeartbeatAnswered(Code.NONE, "a", 1, 5_000, None)
+    assert world.beat("a", 2) == HeartbeatAnswered(Code.NONE, "a", 2, 5_000, None)
 
 
 def test_a_partition_goes_to_its_new_owner_only_when_the_old_one_gave_it_back() -> None:
@@ -123,15 +123,15 @@ def test_a_partition_goes_to_its_new_owner_only_when_the_old_one_gave_it_back() 
     world.join("a")
     assert world.join("b").assignment == frozenset(), "all is a's still"
     assert world.group.members["b"].state is MemberState.UNRELEASED_PARTITIONS
-    told = world.beat("a", 1)
-    assert (told.member_epoch, len(told.assignment or ())) == (1, 2)
+    told = world.beat("a", 2)
+    assert (told.member_epoch, len(told.assignment or ())) == (2, 2)
     assert world.group.members["a"].state is MemberState.UNREVOKED_PARTITIONS
-    assert world.beat("b", 2).assignment is None, "a has not answered"
-    assert world.beat("a", 1, parts(0, 1, 2, 3)).assignment is None, "a has them still"
+    assert world.beat("b", 3).assignment is None, "a has not answered"
+    assert world.beat("a", 2, parts(0, 1, 2, 3)).assignment is None, "a has them still"
     assert world.group.state is ConsumerGroupState.RECONCILING
-    done = world.beat("a", 1, told.assignment)
-    assert (done.member_epoch, world.group.members["a"].state) == (2, MemberState.STABLE)
-    got = world.beat("b", 2).assignment
+    done = world.beat("a", 2, told.assignment)
+    assert (done.member_epoch, world.group.members["a"].state) == (3, MemberState.STABLE)
+    got = world.beat("b", 3).assignment
     assert got == parts(0, 1, 2, 3) - (told.assignment or frozenset())
     assert world.group.state is ConsumerGroupState.STABLE
 
@@ -140,27 +140,27 @@ def test_a_member_with_nothing_to_give_back_is_not_kept_waiting() -> None:
     world = World()
     world.join("a")
     world.join("b")
-    assert world.beat("a", 1, parts()).member_epoch == 2, "it owns none of what it must give back"
+    assert world.beat("a", 2, parts()).member_epoch == 3, "it owns none of what it must give back"
 
 
 def test_a_target_that_changes_under_way_is_followed() -> None:
     world = World(6)
     world.join("a")
     world.join("b")
-    world.beat("a", 1)
+    world.beat("a", 2)
     world.join("c")
     kept = world.group.members["a"].assigned
-    told = world.beat("a", 1, kept)
-    assert told.member_epoch == 2, "one epoch on, and again something to give back"
+    told = world.beat("a", 2, kept)
+    assert told.member_epoch == 3, "one epoch on, and again something to give back"
     assert world.group.members["a"].state is MemberState.UNREVOKED_PARTITIONS
     assert {len(each) for each in world.settle("a", "b", "c").values()} == {2}
-    assert {each.epoch for each in world.group.members.values()} == {3}
+    assert {each.epoch for each in world.group.members.values()} == {4}
 
 
 def test_a_full_request_is_answered_with_the_assignment_though_it_did_not_change() -> None:
     world = World()
     world.join("a")
-    again = world.beat("a", 1, parts(0), topics=frozenset({"t"}), rebalance_timeout_ms=REBALANCE_MS)
+    again = world.beat("a", 2, parts(0), topics=frozenset({"t"}), rebalance_timeout_ms=REBALANCE_MS)
     assert again.assignment == parts(0, 1, 2, 3)
 
 
@@ -172,14 +172,21 @@ def test_a_first_version_member_may_leave_its_id_to_the_coordinator() -> None:
 
 
 def test_members_of_a_dead_group_of_an_earlier_life_are_told_to_join() -> None:
-    assert World().beat("a", 5, parts(0)).code is Code.UNKNOWN_MEMBER_ID
+    assert World().beat("a", 6, parts(0)).code is Code.UNKNOWN_MEMBER_ID
+
+
+def test_a_member_that_reads_nothing_changes_nothing_for_the_others() -> None:
+    world = World()
+    world.join("a")
+    assert world.beat("b", 0, frozenset(), topics=frozenset(), rebalance_timeout_ms=1).member_epoch == 2
+    assert world.beat("a", 2).member_epoch == 2
 
 
 def test_a_full_group_refuses_newcomers_and_nobody_else() -> None:
     world = World(consumer_max_size=1)
     world.join("a")
     assert world.join("b").code is Code.GROUP_MAX_SIZE_REACHED
-    assert world.beat("a", 1).code is Code.NONE
+    assert world.beat("a", 2).code is Code.NONE
 
 
 @pytest.mark.parametrize(
@@ -219,30 +226,40 @@ def test_another_epoch_is_fenced() -> None:
     world.join("a")
     world.join("b")
     world.settle("a", "b")
-    assert world.group.members["a"].epoch == 2
-    assert world.beat("a", 3).code is Code.FENCED_MEMBER_EPOCH
-    assert world.beat("a", 1).code is Code.FENCED_MEMBER_EPOCH, "which one, it does not say what it owns"
-    assert world.beat("a", 1, parts(0, 1, 2, 3)).code is Code.FENCED_MEMBER_EPOCH, (
+    assert world.group.members["a"].epoch == 3
+    assert world.beat("a", 4).code is Code.FENCED_MEMBER_EPOCH
+    assert world.beat("a", 2).code is Code.FENCED_MEMBER_EPOCH, "which one, it does not say what it owns"
+    assert world.beat("a", 2, parts(0, 1, 2, 3)).code is Code.FENCED_MEMBER_EPOCH, (
         "it owns more than it was given"
     )
-    assert world.beat("x", 2).code is Code.UNKNOWN_MEMBER_ID
+    assert world.beat("x", 3).code is Code.UNKNOWN_MEMBER_ID
 
 
 def test_the_epoch_before_is_taken_from_one_whose_answer_was_lost() -> None:
     world = World()
     world.join("a")
     world.join("b")
-    told = world.beat("a", 1).assignment
-    assert world.beat("a", 1, told).member_epoch == 2
-    again = world.beat("a", 1, told)
-    assert (again.code, again.member_epoch) == (Code.NONE, 2)
+    told = world.beat("a", 2).assignment
+    assert world.beat("a", 2, told).member_epoch == 3
+    again = world.beat("a", 2, told)
+    assert (again.code, again.member_epoch) == (Code.NONE, 3)
 
 
 def test_a_join_whose_answer_was_lost_is_answered_again() -> None:
     world = World()
     first = world.join("a")
     assert world.join("a") == first
-    assert world.group.epoch == 1
+    assert world.group.epoch == 2
+
+
+def test_a_member_that_joins_again_under_its_id_has_nothing_and_goes_on() -> None:
+    world = World()
+    world.join("a")
+    world.join("b")
+    world.settle("a", "b")
+    again = world.join("a")
+    assert (again.code, again.member_epoch, len(again.assignment or ())) == (Code.NONE, 3, 2)
+    assert world.group.epoch == 3
 
 
 # ---------------------------------------------------------------- leaving, silence, slowness
@@ -254,11 +271,11 @@ def test_what_a_member_had_is_free_when_it_leaves() -> None:
     left = world.beat("a", -1)
     assert (left.code, left.member_epoch) == (Code.NONE, -1)
     assert world.group.state is ConsumerGroupState.ASSIGNING
-    assert world.beat("b", 2).assignment == parts(0, 1, 2, 3)
+    assert world.beat("b", 3).assignment == parts(0, 1, 2, 3)
     assert world.beat("a", -1).code is Code.UNKNOWN_MEMBER_ID
     assert world.beat("b", -1).code is Code.NONE
     assert world.group.state is ConsumerGroupState.EMPTY
-    assert world.group.epoch == 4
+    assert world.group.epoch == 5
 
 
 def test_a_silent_member_is_out_after_the_session_timeout() -> None:
@@ -267,32 +284,32 @@ def test_a_silent_member_is_out_after_the_session_timeout() -> None:
     world.join("b")
     world.settle("a", "b")
     world.pass_ms(OTHER)
-    assert world.beat("a", 2).code is Code.NONE
+    assert world.beat("a", 3).code is Code.NONE
     world.pass_ms(SESSION_MS - OTHER - 1)
     assert set(world.group.members) == {"a", "b"}
     world.pass_ms(1)
     assert set(world.group.members) == {"a"}
-    assert world.beat("b", 2).code is Code.UNKNOWN_MEMBER_ID
-    assert world.beat("a", 2).assignment == parts(0, 1, 2, 3)
+    assert world.beat("b", 3).code is Code.UNKNOWN_MEMBER_ID
+    assert world.beat("a", 3).assignment == parts(0, 1, 2, 3)
 
 
 def test_a_member_that_does_not_give_back_is_out_after_its_rebalance_timeout() -> None:
     world = World()
     world.join("a", rebalance_timeout_ms=1_000)
     world.join("b")
-    told = world.beat("a", 1)
+    told = world.beat("a", 2)
     world.pass_ms(999)
-    assert world.beat("a", 1, parts(0, 1, 2, 3)).code is Code.NONE
+    assert world.beat("a", 2, parts(0, 1, 2, 3)).code is Code.NONE
     world.pass_ms(1)
-    assert world.beat("a", 1, told.assignment).code is Code.UNKNOWN_MEMBER_ID
-    assert world.beat("b", 2).assignment == parts(0, 1, 2, 3)
+    assert world.beat("a", 2, told.assignment).code is Code.UNKNOWN_MEMBER_ID
+    assert world.beat("b", 3).assignment == parts(0, 1, 2, 3)
 
 
 def test_a_member_that_gave_back_in_time_has_no_such_timer() -> None:
     world = World()
     world.join("a", rebalance_timeout_ms=1_000)
     world.join("b")
-    world.beat("a", 1, world.beat("a", 1).assignment)
+    world.beat("a", 2, world.beat("a", 2).assignment)
     world.pass_ms(2_000)
     assert "a" in world.group.members
 
@@ -306,7 +323,7 @@ def test_a_static_member_comes_back_to_what_it_had() -> None:
     epoch = world.group.epoch
     left = world.beat("a", -2, instance_id="i")
     assert (left.code, left.member_epoch) == (Code.NONE, -2)
-    assert world.beat("b", 2).assignment is None
+    assert world.beat("b", 3).assignment is None
     back = world.join("a2", instance_id="i")
     assert (back.code, back.member_id, back.assignment, back.member_epoch) == (
         Code.NONE,
@@ -315,7 +332,7 @@ def test_a_static_member_comes_back_to_what_it_had() -> None:
         epoch,
     )
     assert world.group.epoch == epoch, "nobody else notices"
-    assert world.beat("a", 2, instance_id="i").code is Code.FENCED_INSTANCE_ID
+    assert world.beat("a", 3, instance_id="i").code is Code.FENCED_INSTANCE_ID
     assert world.beat("a", -1, instance_id="i").code is Code.FENCED_INSTANCE_ID
     assert set(world.group.members) == {"a2", "b"}
 
@@ -324,7 +341,7 @@ def test_a_static_member_that_left_in_the_middle_of_giving_back() -> None:
     world = World()
     world.join("a", instance_id="i")
     world.join("b")
-    world.beat("a", 1, instance_id="i")
+    world.beat("a", 2, instance_id="i")
     world.beat("a", -2, instance_id="i")
     world.pass_ms(1)
     assert world.join("a2", instance_id="i").code is Code.NONE
@@ -345,8 +362,8 @@ def test_an_instance_id_in_use_is_not_given_away() -> None:
     world = World()
     world.join("a", instance_id="i")
     assert world.join("b", instance_id="i").code is Code.UNRELEASED_INSTANCE_ID
-    assert world.beat("a", 1, instance_id="i").code is Code.NONE
-    assert world.beat("a", 1, instance_id="j").code is Code.UNKNOWN_MEMBER_ID
+    assert world.beat("a", 2, instance_id="i").code is Code.NONE
+    assert world.beat("a", 2, instance_id="j").code is Code.UNKNOWN_MEMBER_ID
     assert world.beat("a", -1, instance_id="i").code is Code.NONE
     assert not world.group.members
 
@@ -356,24 +373,24 @@ def test_another_subscription_makes_a_new_epoch() -> None:
     world = World(1)
     world.topic("u", 2)
     world.join("a")
-    assert world.beat("a", 1, topics=frozenset({"t", "u"})).assignment == parts(0) | parts(0, 1, topic="id-u")
-    assert world.group.epoch == 2
-    assert world.beat("a", 2, topics=frozenset({"u", "t"})).member_epoch == 2
+    assert world.beat("a", 2, topics=frozenset({"t", "u"})).assignment == parts(0) | parts(0, 1, topic="id-u")
+    assert world.group.epoch == 3
+    assert world.beat("a", 3, topics=frozenset({"u", "t"})).member_epoch == 3
 
 
 def test_topics_that_grow_are_made_and_go() -> None:
     world = World(1)
     assert world.join("a", "t", "later").assignment == parts(0)
     world.topic("elsewhere", 1)
-    assert world.beat("a", 1).member_epoch == 1
+    assert world.beat("a", 2).member_epoch == 2
     world.topic("t", 2)
-    assert world.beat("a", 1).assignment == parts(0, 1)
+    assert world.beat("a", 2).assignment == parts(0, 1)
     world.topic("later", 1)
-    assert world.beat("a", 2).assignment == parts(0, 1) | parts(0, topic="id-later")
+    assert world.beat("a", 3).assignment == parts(0, 1) | parts(0, topic="id-later")
     world.delete_topic("t")
-    told = world.beat("a", 3)
-    assert (told.member_epoch, told.assignment) == (3, parts(0, topic="id-later"))
-    assert world.beat("a", 3, told.assignment).member_epoch == 4
+    told = world.beat("a", 4)
+    assert (told.member_epoch, told.assignment) == (4, parts(0, topic="id-later"))
+    assert world.beat("a", 4, told.assignment).member_epoch == 5
 
 
 def test_a_topic_made_again_is_another_one() -> None:
@@ -381,9 +398,9 @@ def test_a_topic_made_again_is_another_one() -> None:
     world.join("a")
     world.delete_topic("t")
     world.topic("t", 1, "second")
-    told = world.beat("a", 1)
+    told = world.beat("a", 2)
     assert told.assignment == frozenset()
-    assert world.beat("a", 1, frozenset()).assignment == parts(0, topic="second")
+    assert world.beat("a", 2, frozenset()).assignment == parts(0, topic="second")
 
 
 def test_a_regular_expression_is_matched_with_whole_names_and_topics_to_come() -> None:
@@ -392,10 +409,10 @@ def test_a_regular_expression_is_matched_with_whole_names_and_topics_to_come() -
     world.topic("orders", 1)
     assert world.join("a", regex="t|ord.*").assignment == parts(0) | parts(0, topic="id-orders")
     world.topic("ordinary", 1)
-    assert parts(0, topic="id-ordinary") <= (world.beat("a", 1).assignment or frozenset())
-    none = world.beat("a", 2, regex="")
-    assert (none.assignment, none.member_epoch) == (frozenset(), 2)
-    assert world.beat("a", 2, regex="*").code is Code.INVALID_REGULAR_EXPRESSION
+    assert parts(0, topic="id-ordinary") <= (world.beat("a", 2).assignment or frozenset())
+    none = world.beat("a", 3, regex="")
+    assert (none.assignment, none.member_epoch) == (frozenset(), 3)
+    assert world.beat("a", 3, regex="*").code is Code.INVALID_REGULAR_EXPRESSION
 
 
 def test_the_assignor_that_most_name_is_taken() -> None:
@@ -412,14 +429,14 @@ def test_the_assignor_that_most_name_is_taken() -> None:
 def test_commits_are_of_a_member_at_its_epoch() -> None:
     world = World()
     world.join("a")
-    assert world.commit(1, "a", 1).partitions == {TopicPartition("t", 0): Code.NONE}
-    assert world.commit(2, "a", 0).code is Code.STALE_MEMBER_EPOCH
-    assert world.commit(2, "a", 2).code is Code.STALE_MEMBER_EPOCH
-    assert world.commit(2, "x", 1).code is Code.UNKNOWN_MEMBER_ID
+    assert world.commit(1, "a", 2).partitions == {TopicPartition("t", 0): Code.NONE}
+    assert world.commit(2, "a", 1).code is Code.STALE_MEMBER_EPOCH
+    assert world.commit(2, "a", 3).code is Code.STALE_MEMBER_EPOCH
+    assert world.commit(2, "x", 2).code is Code.UNKNOWN_MEMBER_ID
     assert world.commit(2).code is Code.UNKNOWN_MEMBER_ID
-    assert world.commit(2, "a", 1, version=8).code is Code.UNSUPPORTED_VERSION
-    assert world.commit(2, "a", 0, producer_id=7).code is Code.ILLEGAL_GENERATION
-    assert world.commit(2, "a", 1, producer_id=7).code is Code.NONE
+    assert world.commit(2, "a", 2, version=8).code is Code.UNSUPPORTED_VERSION
+    assert world.commit(2, "a", 1, producer_id=7).code is Code.ILLEGAL_GENERATION
+    assert world.commit(2, "a", 2, producer_id=7).code is Code.NONE
     assert world.machine.groups["g"].offsets[TopicPartition("t", 0)].offset == 1
     world.beat("a", -1)
     assert world.commit(3).code is Code.NONE
@@ -430,9 +447,9 @@ def test_members_that_ask_for_offsets_are_of_the_present_epoch() -> None:
     world.join("a")
     code = world.machine.consumers.fetch_code
     assert code(world.group, None, -1) is Code.NONE
-    assert code(world.group, "a", 1) is Code.NONE
-    assert code(world.group, "a", 0) is Code.STALE_MEMBER_EPOCH
-    assert code(world.group, "x", 1) is Code.UNKNOWN_MEMBER_ID
+    assert code(world.group, "a", 2) is Code.NONE
+    assert code(world.group, "a", 1) is Code.STALE_MEMBER_EPOCH
+    assert code(world.group, "x", 2) is Code.UNKNOWN_MEMBER_ID
 
 
 def test_only_an_empty_group_is_deleted_and_only_offsets_nobody_reads() -> None:

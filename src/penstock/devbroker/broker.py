@@ -137,6 +137,13 @@ class DevBroker:
         except RequestRefused as error:
             raise ValueError(f"{error.code.name}: {error.message}") from None
 
+    def elect(self, topic: str, partition: int = 0, end_offset: int | None = None) -> int:
+        """Begin a new leader epoch, as after an election, and return it; clients learn of it by asking for metadata.
+
+        With `end_offset` the election is unclean: the batches that reach beyond it are lost, with all that was acknowledged in them.
+        """
+        return self._call(lambda server: server.cluster.topics[topic].partitions[partition].elect(end_offset))
+
     def end_offsets(self, topic: str) -> dict[int, int]:
         """Per partition the offset after the last record, read from the log itself."""
         return self._call(

@@ -8,7 +8,7 @@ regular expressions are Python's, and looked at again as soon as a topic is made
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Hashable
+from collections.abc import Callable, Container, Hashable, Iterable
 from dataclasses import replace
 from typing import NoReturn
 
@@ -123,9 +123,9 @@ class ConsumerGroups:
     def _stay(self, event: ConsumerHeartbeat, now_ms: int) -> tuple[list[Effect], HeartbeatAnswered]:
         """Join, or go on: the member as it is now, a new target if that changes it, one step towards the target."""
         effects, consumers = self._group_for(event, now_ms)
-        member, is_new = self._member_for(consumers, event)
+        member = self._member_for(consumers, event)
         had = member.assigned
-        changed = self._update(member, event) or is_new
+        changed = self._update(member, event)
         consumers.add(member)
         self.refresh(consumers, changed)
         consumers.reconcile(member, event.owned, now_ms)
@@ -164,12 +164,6 @@ class ConsumerGroups:
         if group is not None:
             members = known = group.members if group.consumer is None else group.consumer.members
             count = len(known)
-            if group.consumer is None and event.instance_id is None and event.member_id in members:
-                # Before the group is made another: refused afterwards, nobody of the new protocol would be in it.
-                refuse(
-                    Code.FENCED_MEMBER_EPOCH,
-                    f"The member id {event.member_id} belongs to a member of the classic protocol.",
-                )
         if count >= self._limits.consumer_max_size and event.member_id not in members:
             refuse(
                 Code.GROUP_MAX_SIZE_REACHED,
@@ -181,8 +175,8 @@ class ConsumerGroups:
             return [], group.consumer
         return to_consumer(group, self.topics, self._limits, now_ms)
 
-    def _member_for(self, consumers: ConsumerGroup, event: ConsumerHeartbeat) -> tuple[ConsumerMember, bool]:
-        """The member that a heartbeat is from, and whether it is new. Changes nothing if it refuses."""
+    def _member_for(self, consumers: ConsumerGroup, event: ConsumerHeartbeat) -> ConsumerMember:
+        """The member that a heartbeat is from, perhaps a new one. Changes nothing if it refuses."""
         if event.instance_id is None:
             member = consumers.members.get(event.member_id)
             if member is None and event.member_epoch != 0:
@@ -190,24 +184,24 @@ class ConsumerGroups:
                     Code.UNKNOWN_MEMBER_ID, f"Member {event.member_id} is not a member of {event.group_id}."
                 )
             if member is None:
-                return ConsumerMember(event.member_id or self._new_member_id(event.client_id)), True
+                return ConsumerMember(event.member_id or self._new_member_id(event.client_id))
             self._check_epoch(member, event)
-            return member, False
+            return member
         if event.member_epoch != 0:
             member = self.static_member(consumers, event.instance_id, event.member_id)
             self._check_epoch(member, event)
-            return member, False
+            return member
         member_id = event.member_id or self._new_member_id(event.client_id)
         former = consumers.members.get(consumers.static_ids.get(event.instance_id, ""))
         if former is None:
-            return ConsumerMember(member_id, event.instance_id), True
+            return ConsumerMember(member_id, event.instance_id)
         if former.epoch != STATIC_LEAVE_EPOCH and former.classic is None:
             refuse(
                 Code.UNRELEASED_INSTANCE_ID,
                 f"Static member {member_id} with instance id {event.instance_id} cannot join: the instance id is owned"
                 f" by member {former.member_id}, which has not left.",
             )
-        return replace_static(consumers, former, member_id), False
+        return replace_static(consumers, former, member_id)
 
     @staticmethod
     def static_member(consumers: ConsumerGroup, instance_id: str, member_id: str) -> ConsumerMember:
@@ -225,11 +219,13 @@ class ConsumerGroups:
     @staticmethod
     def _check_epoch(member: ConsumerMember, event: ConsumerHeartbeat) -> None:
         """The answer with the present epoch may have been lost: then the member comes with the one before, and may have
-        at most what it was given. In any other case of another epoch it has slept, and has what others may have now."""
+        at most what it was given. In any other case of another epoch it has slept, and has what others may have now.
+        One that joins anew has nothing (KAFKA-19233)."""
         given = event.member_epoch
-        answer_lost = (
-            given == member.previous_epoch and event.owned is not None and event.owned <= member.assigned
-        )
+        owned = event.owned
+        answer_lost = given == member.previous_epoch and owned is not None and owned <= member.assigned
+        if given == 0:
+            return
         if given > member.epoch or (given < member.epoch and not answer_lost):
             kind = "greater" if given > member.epoch else "smaller"
             refuse(
@@ -270,34 +266,34 @@ class ConsumerGroups:
             member = consumers.members[event.member_id]
         else:
             refuse(Code.UNKNOWN_MEMBER_ID, f"Member {event.member_id} is not a member of {event.group_id}.")
-        return self.remove(group, member, now_ms)
+        return self.remove(group, (member,), now_ms)
 
-    def remove(self, group: Group, member: ConsumerMember, now_ms: int) -> list[Effect]:
-        """A member is out: it left, or was silent or slow. What it had is free. The next heartbeat makes a new target."""
+    def remove(self, group: Group, members: Iterable[ConsumerMember], now_ms: int) -> list[Effect]:
+        """Members are out: they left, or were silent or slow. What they had is free; the next heartbeat makes a new target."""
         consumers = group.consumer
         assert consumers is not None
-        if may_downgrade(consumers, member, self._limits):
-            return self.downgrade(group, member, now_ms)
-        consumers.remove(member)
+        gone = tuple(members)
+        if not gone:
+            return []
+        for member in gone:
+            consumers.remove(member)
+        if may_downgrade(consumers, self._limits):
+            # The last one that spoke the new protocol is gone, and others are there: a classic group again.
+            to_classic(group, self.topic_names, now_ms)
+            return self._rebalance(group, now_ms)
         consumers.look_at(self.topics)
         consumers.epoch += 1
         return []
 
-    def downgrade(self, group: Group, leaving: ConsumerMember, now_ms: int) -> list[Effect]:
-        """The last member that speaks the new protocol is gone, and others are there: they have a classic group again."""
-        to_classic(group, self.topic_names, leaving, now_ms)
-        return self._rebalance(group, now_ms)
-
     # ------------------------------------------------------------------ time
     def expire(self, group: Group, now_ms: int) -> list[Effect]:
-        effects: list[Effect] = []
-        consumers = group.consumer
-        assert consumers is not None
-        for member in tuple(consumers.members.values()):
-            due_ms = member.next_deadline_ms()
-            if due_ms is not None and due_ms <= now_ms and group.consumer is consumers:
-                effects += self.remove(group, member, now_ms)
-        return effects
+        assert group.consumer is not None
+        late = (
+            member
+            for member in group.consumer.members.values()
+            if (due_ms := member.next_deadline_ms()) is not None and due_ms <= now_ms
+        )
+        return self.remove(group, late, now_ms)
 
     # ------------------------------------------------------------------ offsets
     def commit_code(self, consumers: ConsumerGroup, event: CommitOffsets) -> Code:

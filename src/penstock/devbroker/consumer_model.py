@@ -93,7 +93,7 @@ class ConsumerMember:
 class ConsumerGroup:
     """Written by the coordinator only. Invariant: no partition is held (assigned, or being revoked) by two members."""
 
-    epoch: int = 0
+    epoch: int = 1  # as from Kafka 4.3 on: so the first members are at 2, or at 1 if they read nothing
     assignment_epoch: int = 0
     members: dict[str, ConsumerMember] = field(default_factory=dict)
     static_ids: dict[str, str] = field(default_factory=dict)  # instance id -> member id

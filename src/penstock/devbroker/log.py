@@ -280,14 +280,48 @@ class PartitionLog:
 
     # ------------------------------------------------------------------ epochs
     def end_of_epoch(self, leader_epoch: int) -> tuple[int, int]:
-        """(epoch, end offset) of the largest epoch not above the asked one; (-1, -1) if unknown (KIP-320)."""
+        """(epoch, end offset) of the largest epoch not above the asked one; (-1, -1) above the leader's own (KIP-320).
+
+        Of epochs before the log's first, of which nothing is left, it is only known that they ended before that one began.
+        Source: Kafka's LeaderEpochFileCache.endOffsetFor.
+        """
         if leader_epoch == self.leader_epoch:
             return leader_epoch, self.end_offset
-        if leader_epoch > self.leader_epoch or not self._epochs or leader_epoch < self._epochs[0][0]:
+        if leader_epoch < 0 or leader_epoch > self.leader_epoch:
             return -1, -1
+        if not self._epochs or leader_epoch < self._epochs[0][0]:
+            return leader_epoch, self._epochs[0][1] if self._epochs else self.start_offset
         index = bisect_right(self._epochs, (leader_epoch, 2**63)) - 1
         end = self._epochs[index + 1][1] if index + 1 < len(self._epochs) else self.end_offset
         return self._epochs[index][0], end
+
+    def elect(self, end_offset: int | None = None) -> int:
+        """The same node leads in a new epoch, which is returned, as if another replica had been elected. With `end_offset` uncleanly:
+        its log lacks the batches that reach beyond that offset."""
+        if end_offset is not None:
+            self._cut(end_offset)
+        self.leader_epoch += 1
+        while self._epochs and self._epochs[-1][1] >= self.end_offset:
+            self._epochs.pop()  # of which no record is left
+        self._epochs.append((self.leader_epoch, self.end_offset))
+        self.wake()
+        return self.leader_epoch
+
+    def _cut(self, end_offset: int) -> None:
+        kept = bisect_left(self._lasts, end_offset)
+        if kept == len(self._lasts):
+            return
+        self._segment.truncate(self._starts[kept])
+        for column in (self._bases, self._lasts, self._starts, self._ends, self._max_times):
+            del column[kept:]
+        self.end_offset = max(self._lasts[-1] + 1 if self._lasts else 0, self.start_offset)
+        self._aborted = [each for each in self._aborted if each.last_offset < self.end_offset]
+        for state in self._producers.values():
+            state.sent = deque(
+                (sent for sent in state.sent if sent.base_offset < self.end_offset), REMEMBERED_BATCHES
+            )
+            if state.open_since >= self.end_offset:
+                state.open_since = -1
 
     # ------------------------------------------------------------------ dropping
     def delete_before(self, offset: int) -> None:

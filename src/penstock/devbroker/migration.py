@@ -100,22 +100,19 @@ def _consumers_of(group: Group, topics: Mapping[str, TopicImage], now_ms: int) -
 
 
 # ---------------------------------------------------------------- from consumer to classic
-def may_downgrade(consumers: ConsumerGroup, leaving: ConsumerMember, limits: GroupLimits) -> bool:
-    """Whether all but this one are classic members, and there are any."""
-    others = [member for member in consumers.members.values() if member is not leaving]
+def may_downgrade(consumers: ConsumerGroup, limits: GroupLimits) -> bool:
+    """Whether there are members, and all are classic ones."""
+    members = consumers.members.values()
     return (
-        leaving.classic is None
-        and bool(others)
-        and all(member.classic is not None for member in others)
+        bool(members)
+        and all(member.classic is not None for member in members)
         and limits.consumer_migration_policy in ("downgrade", "bidirectional")
-        and len(others) <= limits.max_size
+        and len(members) <= limits.max_size
     )
 
 
-def to_classic(
-    group: Group, names: Mapping[Hashable, str], leaving: ConsumerMember | None, now_ms: int
-) -> None:
-    """A stable classic group of all members but `leaving`, who all are classic, each with its target."""
+def to_classic(group: Group, names: Mapping[Hashable, str], now_ms: int) -> None:
+    """A stable classic group of the same members, who all are classic, each with its target."""
     consumers = group.consumer
     assert consumers is not None
     group.consumer = None
@@ -123,8 +120,6 @@ def to_classic(
     group.protocol_type = CONSUMER
     group.state = GroupState.STABLE
     for each in consumers.members.values():
-        if each is leaving:
-            continue
         assert each.classic is not None
         assigned = encoded(consumers.target.get(each.member_id, NOTHING), names, each.classic.protocols)
         group.members[each.member_id] = Member(

@@ -55,8 +55,8 @@ class MixedGroups:
         subscription = self._subscription(consumers, event)
         if event.instance_id is None and not event.member_id and event.member_id_required:
             return Joined(Code.MEMBER_ID_REQUIRED, member_id)
-        member, former, is_new = self._member_for(consumers, event, member_id)
-        changed = is_new or member.topics != subscription.topics or bool(member.regex)
+        member, former = self._member_for(consumers, event, member_id)
+        changed = member.topics != subscription.topics or bool(member.regex)
         member.topics, member.regex = subscription.topics, ""
         member.rack_id = subscription.rack_id or member.rack_id
         member.assignor = None
@@ -72,10 +72,10 @@ class MixedGroups:
         consumers.add(member)
         self._machine.refresh(consumers, changed)
         consumers.reconcile(member, by_id(subscription.owned, self._machine.topics), now_ms)
-        if former is not None and may_downgrade(consumers, former, self._limits):
+        if former is not None and former.classic is None and may_downgrade(consumers, self._limits):
             # A static member came back with the classic protocol, and it was the last one of the new. All go on as
             # they are: nobody left, so nobody need join again.
-            to_classic(group, self._machine.topic_names, None, now_ms)
+            to_classic(group, self._machine.topic_names, now_ms)
         return Joined(Code.NONE, member.member_id, member.epoch, CONSUMER, event.protocols[0][0])
 
     @staticmethod
@@ -93,17 +93,16 @@ class MixedGroups:
 
     def _member_for(
         self, consumers: ConsumerGroup, event: JoinGroup, member_id: str
-    ) -> tuple[ConsumerMember, ConsumerMember | None, bool]:
-        """The member, the static member whose place it takes, and whether it is new."""
+    ) -> tuple[ConsumerMember, ConsumerMember | None]:
+        """The member, perhaps a new one, and the static member whose place it takes."""
         if event.instance_id is None:
-            known = consumers.members.get(member_id)
-            return known or ConsumerMember(member_id), None, known is None
+            return consumers.members.get(member_id) or ConsumerMember(member_id), None
         if event.member_id:
-            return self._machine.static_member(consumers, event.instance_id, event.member_id), None, False
+            return self._machine.static_member(consumers, event.instance_id, event.member_id), None
         former = consumers.members.get(consumers.static_ids.get(event.instance_id, ""))
         if former is None:
-            return ConsumerMember(member_id, event.instance_id), None, True
-        return replace_static(consumers, former, member_id), former, False
+            return ConsumerMember(member_id, event.instance_id), None
+        return replace_static(consumers, former, member_id), former
 
     # ------------------------------------------------------------------ SyncGroup, Heartbeat, LeaveGroup
     def _classic_member(
@@ -164,19 +163,22 @@ class MixedGroups:
             side.join_deadline_ms = now_ms + member.rebalance_timeout_ms
 
     def leave(self, group: Group, event: LeaveGroup, now_ms: int) -> list[Effect]:
-        answers: list[tuple[str, str | None, Code]] = []
+        """Also how an administrator removes members, whichever protocol they speak."""
         consumers = group.consumer
         assert consumers is not None
+        leaving: dict[str, ConsumerMember] = {}
+        answers: list[tuple[str, str | None, Code]] = []
         for member_id, instance_id in event.members:
             code = Code.NONE
             member = consumers.members.get(member_id)
             try:
                 if instance_id is not None:
                     member = self._machine.static_member(consumers, instance_id, member_id)
-                if member is None or member.classic is None:
-                    refuse(Code.UNKNOWN_MEMBER_ID, f"{member_id} is no classic member.")
-                self._machine.remove(group, member, now_ms)
+                if member is None or member.member_id in leaving:
+                    refuse(Code.UNKNOWN_MEMBER_ID, f"{member_id} is no member of {event.group_id}.")
+                leaving[member.member_id] = member
             except RequestRefused as error:
                 code = error.code
             answers.append((member_id, instance_id, code))
-        return [Reply(event.token, Left(Code.NONE, tuple(answers)))]
+        effects = self._machine.remove(group, leaving.values(), now_ms)
+        return [*effects, Reply(event.token, Left(Code.NONE, tuple(answers)))]

@@ -51,7 +51,7 @@ def describe_member(call: Call, consumers: ConsumerGroup, member: ConsumerMember
         "client_host": member.client_host,
         "subscribed_topic_names": tuple(sorted(member.topics)),
         "subscribed_topic_regex": member.regex or None,
-        "assignment": named(call, member.assigned),
+        "assignment": named(call, member.assigned | member.revoking),  # what it may have still
         "target_assignment": named(call, consumers.target.get(member.member_id, NOTHING)),
         "member_type": 1 if member.classic is None else 0,
     }

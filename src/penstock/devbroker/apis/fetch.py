@@ -111,11 +111,13 @@ def check_epoch(log: PartitionLog, partition: Any) -> None:
 
 
 def diverging(log: PartitionLog, partition: Any) -> Fields | None:
-    """KIP-595: from version 12 on the last fetched epoch tells whether the reader's history is the log's."""
+    """KIP-595: from version 12 on the last fetched epoch tells whether the reader's history is the log's. Raises RequestRefused."""
     last = getattr(partition, "last_fetched_epoch", -1)
     if last < 0:
         return None
     epoch, end = log.end_of_epoch(last)
+    if epoch < 0:
+        raise RequestRefused(Code.OFFSET_OUT_OF_RANGE, f"{log.name} never had leader epoch {last}")
     if epoch < last or end < partition.fetch_offset:
         return {"epoch": epoch, "end_offset": end}
     return None
