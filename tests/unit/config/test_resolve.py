@@ -250,7 +250,6 @@ def test_addresses_that_are_none(servers: Any, said: str) -> None:
     ("name", "value", "said"),
     [
         ("security.protocol", "SASL_SSL", "security.protocol='SASL_SSL': SASL_SSL is not in this version yet; it has PLAINTEXT"),
-        ("group.protocol", "consumer", "group.protocol='consumer': consumer is not in this version yet; it has classic"),
         ("sasl.mechanism", "PLAIN", "sasl.mechanism='PLAIN' is not in this version yet: this version speaks PLAINTEXT only"),
         ("ssl.truststore.location", "/ca", "ssl.truststore.location='/ca' is not in this version yet: this version speaks PLAINTEXT only"),
     ],
