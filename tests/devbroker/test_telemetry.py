@@ -11,7 +11,11 @@ from typing import Any
 import pytest
 
 from penstock import DevBroker, KafkaConsumer, KafkaProducer, TopicPartition
+from penstock._native import Fetcher
+from penstock.engine.telemetry import Meter
+from penstock.engine.thread import EngineThread
 from penstock.errors import UnsupportedVersionError
+from penstock.metrics import ConsumerMetrics
 from tests.support.telemetry import Told, lag_of, pushing, read_push
 
 WAIT_S = 30.0
@@ -269,3 +273,16 @@ def test_what_a_consumer_measures_of_its_reading(broker: DevBroker) -> None:
     assert values["fetch-total", ()] >= 1
     assert values["fetch-latency-max", ()] >= values["fetch-latency-avg", ()] > 0
     assert values["fetch-size-avg", ()] > 0
+
+
+def test_reading_measurements_of_a_fetcher_that_is_closed() -> None:
+    """close() ends the fetcher in the user's thread; the engine may read once more before it stops."""
+    engine = EngineThread("closed")
+    fetcher = Fetcher(engine.events, client_id="me")
+    tp = TopicPartition("t", 0)
+    meter = Meter(engine, ConsumerMetrics("me"), fetcher, {tp: fetcher.assign("t", bytes(16), 0)})
+    meter.observe()
+    fetcher.close()
+    meter.observe()
+    assert any(name.tag("topic") == "t" for name in meter.snapshot())
+    engine.loop.close()

@@ -99,9 +99,12 @@ class Meter:
     def _partitions(self) -> tuple[dict[TopicPartition, Place], dict[TopicPartition, Consumed]]:
         handles = dict(self._handles)
         places = dict(zip(handles, self._counters.places(list(handles.values())), strict=True))
-        consumed = {
-            tp: Consumed(handle, *self._counters.partition_stats(handle)) for tp, handle in handles.items()
-        }
+        consumed = {}
+        for tp, handle in handles.items():
+            try:
+                consumed[tp] = Consumed(handle, *self._counters.partition_stats(handle))
+            except KeyError:
+                break  # the fetcher was closed by the user's thread meanwhile, and has forgotten all
         return places, consumed
 
 
