@@ -65,8 +65,8 @@ class LeaderEpochs:
         """Leaders may have changed: positions whose leader is another one now are validated before they are fetched from."""
         snapshot = self._client.snapshot
         for tp, handle in self._fetching.handles.items():
-            epoch = snapshot.leader(*tp)[1]
-            if epoch < 0 or self._known.get(tp) == epoch:
+            leader_id, epoch = snapshot.leader(*tp)
+            if leader_id < 0 or self._known.get(tp) == epoch:
                 continue
             self._known[tp] = epoch
             place = self._fetcher.position(handle)
@@ -75,7 +75,7 @@ class LeaderEpochs:
             waits = tp in self._waiting
             if needs_validation(place[1], epoch) and (waits or self._subscription.has_valid_position(tp)):
                 self._hold(tp)
-            elif waits:  # the leader that wrote the record leads again
+            elif waits:  # the leader that wrote the record leads, or a broker without epochs
                 self._waiting.discard(tp)
                 self._on_judged(tp, place, Judgement(Verdict.VALID, *place))
         self._ask_on()
@@ -83,13 +83,14 @@ class LeaderEpochs:
     def before_seek(self, tp: TopicPartition, position_epoch: int, *, is_leaders_word: bool) -> None:
         """The partition is about to be read from another place; what a leader has just told needs no validation."""
         self.release(tp)
-        epoch = self._client.snapshot.leader(*tp)[1]
+        leader_id, epoch = self._client.snapshot.leader(*tp)
+        self._known[tp] = epoch
         if is_leaders_word or position_epoch < 0:
-            self._known[tp] = epoch
-        elif epoch < 0:
-            self._known.pop(tp, None)  # looked at as soon as there is a leader
+            return
+        if leader_id < 0:
+            del self._known[tp]  # looked at as soon as there is a leader
+            self._hold(tp)
         elif needs_validation(position_epoch, epoch):
-            self._known[tp] = epoch
             self._hold(tp)
             self._client.engine.loop.call_soon(self._ask_on)  # many seeks, one request
 

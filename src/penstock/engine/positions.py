@@ -56,7 +56,9 @@ class Positions:
         isolation_level: int,
         raise_in_poll: Callable[[BaseException], None],
     ) -> None:
-        self.fetching = FetchDriver(client, fetcher, self._on_fetch_error, self._on_recreated)
+        self.fetching = FetchDriver(
+            client, fetcher, self._on_fetch_error, self._on_recreated, self._on_diverging
+        )
         self._client = client
         self._fetcher = fetcher
         self._subscription = subscription
@@ -259,7 +261,7 @@ class Positions:
         self.reset(tp, "earliest")
         self._resolve_soon()
 
-    def on_diverging(self, tp: TopicPartition, diverging_epoch: int, end_offset: int) -> None:
+    def _on_diverging(self, tp: TopicPartition, diverging_epoch: int, end_offset: int) -> None:
         """A fetch was answered with the place where the log parts from what was fetched (KIP-595)."""
         self._leader_epochs.diverged(tp, EpochEnd(diverging_epoch, end_offset))
 
