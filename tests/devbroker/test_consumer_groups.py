@@ -442,6 +442,21 @@ def test_commits_are_of_a_member_at_its_epoch() -> None:
     assert world.commit(3).code is Code.NONE
 
 
+def test_a_commit_of_an_earlier_epoch_counts_for_what_the_member_had_all_the_time() -> None:
+    """KIP-1251: the answer with the new epoch and the commit crossed on their way."""
+    world = World()
+    world.join("a")
+    world.join("b")
+    world.settle("a", "b")
+    owner, other = ("a", "b") if parts(0) <= world.group.members["a"].assigned else ("b", "a")
+    assert world.commit(1, owner, 3).code is Code.NONE
+    assert world.commit(2, "a", 2).code is (Code.NONE if owner == "a" else Code.STALE_MEMBER_EPOCH)
+    assert world.commit(3, "b", 2).code is Code.STALE_MEMBER_EPOCH
+    assert world.commit(4, owner, 4).code is Code.STALE_MEMBER_EPOCH
+    assert world.commit(5, owner, 1).code is Code.STALE_MEMBER_EPOCH
+    assert world.commit(6, other, 2).code is Code.STALE_MEMBER_EPOCH
+
+
 def test_members_that_ask_for_offsets_are_of_the_present_epoch() -> None:
     world = World()
     world.join("a")

@@ -142,19 +142,18 @@ class Steps:
         self.notes.append(("settled", [(self.epoch[each], len(self.has[each])) for each in (new, b)]))
 
     # ------------------------------------------------------------------ offsets and looking
-    def commit(self, member: str, epoch: int, version: int = 9) -> None:
+    def commit(self, member: str, epoch: int, version: int = 9, partitions: tuple[int, ...] = (0,)) -> None:
         member_id = self.ids.get(member, member)
-        topics = (
-            {
-                "name": self.topic,
-                "partitions": ({"partition_index": 0, "committed_offset": 0, "committed_metadata": ""},),
-            },
+        rows = tuple(
+            {"partition_index": each, "committed_offset": 0, "committed_metadata": ""} for each in partitions
         )
         answer = self.ask(
             OFFSET_COMMIT, version, lambda answer: answer.topics[0].partitions[0].error_code,
-            group_id=self.group, member_id=member_id, generation_id_or_member_epoch=epoch, topics=topics,
+            group_id=self.group, member_id=member_id, generation_id_or_member_epoch=epoch,
+            topics=({"name": self.topic, "partitions": rows},),
         )  # fmt: skip
-        self.notes.append(("commit", member, epoch, version, answer.topics[0].partitions[0].error_code.name))
+        codes = [each.error_code.name for each in answer.topics[0].partitions]
+        self.notes.append(("commit", member, epoch, version, codes))
 
     def fetch_offsets(self, member: str | None, epoch: int) -> None:
         group = {
@@ -251,8 +250,10 @@ class Steps:
         return list(struct.unpack_from(f">{count}i", assignment, 12 + length))
 
     def assignment(self) -> bytes:
+        """All partitions."""
         name = self.topic.encode()
-        return struct.pack(">hih", 1, 1, len(name)) + name + struct.pack(">7i", PARTITIONS, *range(PARTITIONS)) + struct.pack(">i", -1)  # fmt: skip
+        numbers = struct.pack(f">{1 + PARTITIONS}i", PARTITIONS, *range(PARTITIONS))
+        return struct.pack(">hih", 1, 1, len(name)) + name + numbers + struct.pack(">i", -1)
 
     def classic_beat(self, member: str, generation: int | None = None) -> None:
         answer = self.ask(
@@ -420,6 +421,66 @@ def upgrade_and_downgrade(steps: Steps) -> None:
     steps.look()
 
 
+def offsets_over_epochs(steps: Steps) -> None:
+    """Commits that were sent before the member learned of its new epoch."""
+    steps.join("a")
+    everything = {number for _, number in steps.has["a"]}
+    steps.join("b")
+    steps.commit("a", 2)
+    steps.beat("a")
+    steps.commit("a", 2)
+    kept = {number for _, number in steps.has["a"]}
+    lost = everything - kept
+    steps.commit("a", 2, partitions=(min(kept),))
+    steps.commit("a", 2, partitions=(min(lost),))
+    steps.commit("a", 3, partitions=(min(kept),))
+    steps.beat("a", 2, steps.has["a"])
+    steps.commit("a", 1, partitions=(min(kept),))
+    steps.commit("a", 2, partitions=(min(kept),))
+    steps.commit("a", 2, partitions=(min(lost),))
+    steps.commit("a", 3, partitions=(min(kept),))
+    steps.commit("a", 3, partitions=(min(lost),))
+    steps.settle("a", "b")
+    steps.commit("a", 2, partitions=(min(kept),))
+    steps.commit("a", 2, partitions=(min(lost),))
+    steps.commit("a", 2, partitions=(min(kept), min(lost)))
+    steps.commit("a", 2, partitions=(min(lost), min(kept)))
+    steps.commit("b", 3, partitions=(min(kept),))
+    steps.commit("b", 2, partitions=(min(lost),))
+    steps.commit("b", 1, partitions=(min(lost),))
+    steps.commit("a", 0, partitions=(min(kept),))
+    steps.fetch_offsets("a", 2)
+    steps.fetch_offsets("a", 3)
+    steps.beat("b", -1)
+    steps.settle("a")
+    steps.commit("a", 2, partitions=(min(kept),))
+    steps.commit("a", 3, partitions=(min(kept),))
+    steps.commit("a", 3, partitions=(min(lost),))
+    steps.commit("a", 4, partitions=(min(lost),))
+
+
+def offsets_of_static_members(steps: Steps) -> None:
+    steps.join("a", instance_id="i")
+    steps.join("b", instance_id="j")
+    steps.settle_static("a", "b")
+    mine, other = (tuple(sorted(number for _, number in steps.has[each])) for each in "ab")
+    steps.commit("a", 3, partitions=mine)
+    steps.commit("a", 2, partitions=mine)
+    steps.commit("a", 1, partitions=mine)
+    steps.beat("a", -2, instance_id="i")
+    steps.commit("a", 3, partitions=mine)
+    steps.commit("a", -2, partitions=mine)
+    steps.commit("a", 1, partitions=mine)
+    steps.join("c", instance_id="i")
+    steps.commit("a", 3, partitions=mine)
+    steps.commit("c", 3, partitions=mine)
+    steps.commit("c", 2, partitions=mine)
+    steps.commit("c", 1, partitions=mine)
+    steps.commit("c", 0, partitions=mine)
+    steps.commit("c", 2, partitions=other)
+    steps.commit("c", -1, partitions=mine)
+
+
 def subscriptions(steps: Steps) -> None:
     """What is read changes, and who assigns it."""
     steps.join("a", names=())
@@ -511,6 +572,8 @@ SCRIPTS = [
     sharing,
     refusals,
     offsets,
+    offsets_over_epochs,
+    offsets_of_static_members,
     subscriptions,
     static_members,
     classic_members,

@@ -60,16 +60,19 @@ def _same_subscriptions(
     if not every:
         return dict.fromkeys(subscriptions, frozenset())
     low, extra = divmod(len(every), len(subscriptions))
+    place_of = {each: place for place, each in enumerate(every)}
     free = dict.fromkeys(every)
     kept: dict[str, list[Partition]] = {}
     for member in subscriptions:
-        kept[member] = [each for each in every if each in free and each in previous.get(member, ())]
+        kept[member] = sorted(
+            (each for each in previous.get(member, ()) if each in free), key=place_of.__getitem__
+        )
         for each in kept[member]:
             del free[each]
     # Whoever had most keeps one more, where not all can have the same: so the fewest partitions move.
     quotas: dict[str, int] = {}
-    for place, member in enumerate(sorted(subscriptions, key=lambda each: -len(kept[each]))):
-        quotas[member] = low + (place < extra)
+    for rank, member in enumerate(sorted(subscriptions, key=lambda each: -len(kept[each]))):
+        quotas[member] = low + (rank < extra)
         free.update(dict.fromkeys(kept[member][quotas[member] :]))
     places = iter(free)
     return {
@@ -85,13 +88,13 @@ def _mixed_subscriptions(
     for name in sorted(set().union(*subscriptions.values())):
         eligible = [member for member, names in subscriptions.items() if name in names]
         readers.update({(topics[name].id, number): eligible for number in range(topics[name].partitions)})
-    owner: dict[Partition, str] = {}
+    before: dict[Partition, str] = {}
+    for member in reversed(list(subscriptions)):
+        before.update(dict.fromkeys(previous.get(member, ()), member))
+    owner = {each: before[each] for each, eligible in readers.items() if before.get(each) in eligible}
     load = dict.fromkeys(subscriptions, 0)
-    for member in subscriptions:
-        for each, eligible in readers.items():
-            if each not in owner and each in previous.get(member, ()) and member in eligible:
-                owner[each] = member
-                load[member] += 1
+    for member in owner.values():
+        load[member] += 1
     for each in sorted((each for each in readers if each not in owner), key=lambda each: len(readers[each])):
         owner[each] = min(readers[each], key=lambda member: load[member])
         load[owner[each]] += 1

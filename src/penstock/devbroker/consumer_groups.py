@@ -260,6 +260,7 @@ class ConsumerGroups:
                 # It will be back within the session timeout, and finds its partitions. The timer runs on.
                 member.epoch = STATIC_LEAVE_EPOCH
                 consumers.hold(member, member.assigned, NOTHING)
+                member.since = dict.fromkeys(member.assigned, 0)
                 member.revoke_deadline_ms = None
                 return []
         elif event.member_id in consumers.members:
@@ -307,8 +308,22 @@ class ConsumerGroups:
         if not transactional and member.classic is None and event.version < 9:
             return Code.UNSUPPORTED_VERSION
         code = epoch_code(member, event.generation)
+        if code is Code.STALE_MEMBER_EPOCH and self._owned_since(member, event):
+            return Code.NONE
         # A producer knows nothing of member epochs.
         return Code.ILLEGAL_GENERATION if transactional and code is Code.STALE_MEMBER_EPOCH else code
+
+    def _owned_since(self, member: ConsumerMember, event: CommitOffsets) -> bool:
+        """Whether a member that has not heard of its present epoch had all these partitions in the one it names, and has
+        them still: so nobody else had them in between (KIP-1251)."""
+        if event.generation > member.epoch:
+            return False
+        named = (self.topics.get(topic) for topic, _ in event.offsets)
+        held = (
+            (image.id, number) if image else None
+            for image, (_, number) in zip(named, event.offsets, strict=True)
+        )
+        return all(each in member.since and member.since[each] <= event.generation for each in held)
 
     @staticmethod
     def fetch_code(consumers: ConsumerGroup, member_id: str | None, epoch: int) -> Code:

@@ -75,6 +75,7 @@ class ConsumerMember:
     state: MemberState = MemberState.STABLE
     assigned: frozenset[Partition] = NOTHING  # it may use these
     revoking: frozenset[Partition] = NOTHING  # it must give these back, and may have them still
+    since: dict[Partition, int] = field(default_factory=dict)  # the epoch at which it got each (KIP-1251)
     session_deadline_ms: int | None = None
     revoke_deadline_ms: int | None = None
     classic: ClassicSide | None = None
@@ -93,8 +94,8 @@ class ConsumerMember:
 class ConsumerGroup:
     """Written by the coordinator only. Invariant: no partition is held (assigned, or being revoked) by two members."""
 
-    epoch: int = 1  # as from Kafka 4.3 on: so the first members are at 2, or at 1 if they read nothing
-    assignment_epoch: int = 0
+    epoch: int = 1  # so the first members are at 2, or at 1 if they read nothing
+    assignment_epoch: int = 1  # nothing is assigned at epoch 1 (KAFKA-20268)
     members: dict[str, ConsumerMember] = field(default_factory=dict)
     static_ids: dict[str, str] = field(default_factory=dict)  # instance id -> member id
     target: dict[str, frozenset[Partition]] = field(default_factory=dict)
@@ -167,6 +168,7 @@ class ConsumerGroup:
         for each in member.assigned | member.revoking:
             del self.holders[each]
         member.assigned, member.revoking = assigned, revoking
+        member.since = {each: member.since.get(each, member.epoch) for each in assigned | revoking}
         for each in assigned | revoking:
             if self.holders.setdefault(each, member.member_id) != member.member_id:
                 raise RuntimeError(f"{each} of {member.member_id} is held by {self.holders[each]}")
