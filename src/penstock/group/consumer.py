@@ -58,6 +58,7 @@ _TOPIC_AUTHORIZATION_FAILED, _UNSUPPORTED_VERSION, _GROUP_ID_NOT_FOUND = 29, 35,
 _FENCED_INSTANCE_ID, _FENCED_MEMBER_EPOCH, _UNRELEASED_INSTANCE_ID = 82, 110, 111
 _MOVED: Final = (_NOT_AVAILABLE, _NOT_COORDINATOR)
 _GONE: Final = (_UNKNOWN_MEMBER_ID, _GROUP_ID_NOT_FOUND)  # a group that is no more has no members
+_LEFT: Final = (0, _FENCED_INSTANCE_ID, *_GONE)  # to a leave: nothing is held under this member's id
 
 _LEAVE_TRIES = 5
 _UNRELEASED_FOR_MS = 60_000
@@ -169,6 +170,7 @@ class ConsumerMember:
         if self.state is _S.FINDING:
             self._join(now_ms)
         elif self.state is _S.LEAVING:
+            self._retry_at_ms = None
             self._send_leave(self._leave_epoch)
         elif self._is_member():
             self._heartbeats.all_due = True  # nobody knows what the one before has heard
@@ -187,7 +189,10 @@ class ConsumerMember:
     # ------------------------------------------------------------ events: answers
 
     def _on_answer(self, event: ConsumerHeartbeatAnswered, now_ms: int) -> None:
-        answered = self._open.answered(event)
+        answered = None if event.repeated else self._open.close()
+        if event.repeated and self._repeated is not None and not event.error_code:
+            # The connection has taken the epoch already. Told again, it would begin anew, and what else it has heard would be dropped.
+            self._repeated = replace(self._repeated, member_epoch=event.member_epoch)
         if self._is_member():
             if event.error_code:
                 self._refused(event, now_ms)
@@ -197,14 +202,19 @@ class ConsumerMember:
             self._join_answered(event, now_ms)
         elif self.state is _S.RELEASING and answered is Request.LEAVE:
             self._release_answered(event, now_ms)
-        elif answered is Request.LEAVE:
-            if event.error_code in (0, _FENCED_INSTANCE_ID, *_GONE):
-                self._held_before_join = False
-                self._held = Request.JOIN in self._open
-            if self.state is _S.LEAVING and not self._open:
-                self._leave_answered(event.error_code, now_ms)
-            elif event.error_code in _MOVED:
-                self._coordinator_known = False
+        else:
+            self._late_answer(answered, event.error_code, now_ms)
+
+    def _late_answer(self, answered: Request | None, code: int, now_ms: int) -> None:
+        """To a leave; or to what was sent before the membership was given up."""
+        if answered is Request.LEAVE and code in _LEFT:
+            self._held_before_join = False
+            self._held = Request.JOIN in self._open
+        if self.state is _S.LEAVING:
+            if answered is Request.LEAVE and not self._open:
+                self._leave_answered(code, now_ms)
+        elif code in _MOVED:
+            self._coordinator_known = False
 
     def _join_answered(self, event: ConsumerHeartbeatAnswered, now_ms: int) -> None:
         code = event.error_code
@@ -245,7 +255,7 @@ class ConsumerMember:
 
     def _release_answered(self, event: ConsumerHeartbeatAnswered, now_ms: int) -> None:
         # FENCED_INSTANCE_ID: it is another member that holds the instance id. The join will say so again, and it is waited for then.
-        if event.error_code in (0, _FENCED_INSTANCE_ID, *_GONE):
+        if event.error_code in _LEFT:
             self._held = False
             self._join(now_ms)
         else:
@@ -266,16 +276,12 @@ class ConsumerMember:
             self._reconcile()
 
     def _follow(self, event: ConsumerHeartbeatAnswered) -> None:
-        """Take a newer epoch, and see that what the connection repeats keeps step."""
+        """Take the epoch and the interval."""
         moved, self._epoch = event.member_epoch != self._epoch, event.member_epoch
         self._interval_ms = max(1, event.heartbeat_interval_ms)
-        if moved and self._repeated is not None:
-            if event.repeated:
-                # The connection has taken it already. Told again, it would begin anew, and what else it has heard would be dropped.
-                self._repeated = replace(self._repeated, member_epoch=self._epoch)
-            else:
-                # One may be under way with the epoch before, and its answer is lost with it: whatever it tells is asked for again.
-                self._heartbeats.all_due = True
+        if moved and self._repeated is not None and not event.repeated:
+            # One may be under way with the epoch before, and its answer is lost with it: whatever it tells is asked for again.
+            self._heartbeats.all_due = True
 
     def _refused(self, event: ConsumerHeartbeatAnswered, now_ms: int) -> None:
         """A heartbeat of a member was answered by an error. Whatever it told may be unheard: all is told again."""
@@ -296,7 +302,7 @@ class ConsumerMember:
             self._fail(event, "heartbeating in")
 
     def _on_request_failed(self, event: RequestFailed, now_ms: int) -> None:
-        self._open.failed()
+        failed = self._open.close()
         if self._is_member():
             # The coordinator may have heard it or not.
             self._heartbeats.all_due = True
@@ -306,7 +312,7 @@ class ConsumerMember:
                 self._coordinator_known = False
                 self._back_off(now_ms)
         elif self.state is _S.LEAVING:
-            if not self._open:
+            if failed is Request.LEAVE and not self._open:
                 self._leave_answered(_NOT_COORDINATOR, now_ms)
         elif self.state in _GIVING_UP:
             self._coordinator_known = False
@@ -342,7 +348,7 @@ class ConsumerMember:
         is in the newest target again is assigned again.
         """
         owned, reachable = self._partitions.owned, self._partitions.reachable()
-        gone = {key: tp for key, tp in owned.items() if key not in reachable}
+        gone = {key: tp for key, tp in owned.items() if reachable.get(key) != tp}
         if gone:
             partitions = tuple(sorted(gone.values()))
             self._go(_S.REVOKING)

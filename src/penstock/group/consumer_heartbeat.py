@@ -7,7 +7,7 @@ from enum import Enum, auto
 from typing import Final
 
 from .consumer_assignment import TopicIdPartition
-from .consumer_messages import ConsumerHeartbeatAnswered, SendConsumerHeartbeat
+from .consumer_messages import SendConsumerHeartbeat
 
 JOIN: Final = 0
 LEAVE: Final = -1
@@ -107,15 +107,6 @@ class OpenRequests:
     def add(self, request: Request) -> None:
         self._requests.append(request)
 
-    def failed(self) -> None:
-        """The oldest one is not going to be answered."""
-        if self._requests:
-            self._requests.popleft()
-
-    def answered(self, event: ConsumerHeartbeatAnswered) -> Request | None:
-        """Which request this answers: the oldest, unless it cannot be. A yes to a leave, and only that, has an epoch below 0."""
-        if event.repeated or not self._requests:
-            return None
-        if not event.error_code and (event.member_epoch < 0) is not (self._requests[0] is Request.LEAVE):
-            return None
-        return self._requests.popleft()
+    def close(self) -> Request | None:
+        """The oldest one, if there is one: it was answered, or is not going to be. A coordinator answers in order."""
+        return self._requests.popleft() if self._requests else None

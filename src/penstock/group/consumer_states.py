@@ -89,7 +89,10 @@ _REFUSED: Final = frozenset({_S.FAILED, _S.FENCED})
 _EXPIRED: Final[Ways] = {PollExpired: frozenset({_S.EXPIRED})}
 _LEAVE: Final[Ways] = {Leave: frozenset({_S.LEAVING, _S.UNSUBSCRIBED})}
 _GONE: Final = _JOIN | _REFUSED | {_S.LOSING}  # with nothing owned the join comes at once
-_OPEN_REQUEST_DONE: Final[Ways] = dict.fromkeys((ConsumerHeartbeatAnswered, RequestFailed), _JOIN)
+_OPEN_REQUEST_DONE: Final[Ways] = {
+    ConsumerHeartbeatAnswered: _JOIN,
+    RequestFailed: _JOIN - {_S.JOINING},  # the coordinator is searched for first
+}
 _CALLBACK_DONE: Final[Ways] = dict.fromkeys((RevocationDone, LossDone, AssignmentDone), _JOIN)
 
 TRANSITIONS: Final[dict[ConsumerState, Ways]] = {
@@ -108,7 +111,7 @@ TRANSITIONS: Final[dict[ConsumerState, Ways]] = {
         **_LEAVE,
     },
     _S.RELEASING: {
-        ConsumerHeartbeatAnswered: frozenset({_S.JOINING, _S.UNSUBSCRIBED, _S.BACKING_OFF}),
+        ConsumerHeartbeatAnswered: frozenset({_S.JOINING, _S.UNSUBSCRIBED, _S.BACKING_OFF, _S.FAILED}),
         RequestFailed: frozenset({_S.BACKING_OFF}),
         **_EXPIRED,
         **_LEAVE,
@@ -138,7 +141,7 @@ TRANSITIONS: Final[dict[ConsumerState, Ways]] = {
         for event in (ConsumerHeartbeatAnswered, RequestFailed, CoordinatorLost)
     },
     _S.FAILED: {PollProgress: _JOIN, **_LEAVE},
-    _S.FENCED: {**_LEAVE},
+    _S.FENCED: {Leave: frozenset({_S.UNSUBSCRIBED})},  # there is nothing of its own to leave
 }
 """Per state and kind of event, the states that may follow. An event that is not listed leaves the state as it is; a step that is not
 listed raises: it is a mistake of the machine, not of its peer. What is due by time counts as Tick, whatever event came with it."""
