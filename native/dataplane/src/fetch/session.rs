@@ -274,3 +274,224 @@ impl Session {
         (self.id, self.epoch) = (id, FULL);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ID: [u8; 16] = [7; 16];
+
+    fn wanted(handle: u64, partition: i32, offset: i64) -> Wanted {
+        Wanted {
+            handle,
+            epoch: 1,
+            topic: "t".into(),
+            topic_id: ID,
+            partition,
+            offset,
+            leader_epoch: 3,
+            last_fetched_epoch: -1,
+        }
+    }
+
+    fn place_in(plan: &FetchPlan, w: &Wanted) -> Place {
+        match plan.version >= TOPIC_IDS_FROM {
+            true => Place::Id(w.topic_id, w.partition),
+            false => Place::Name(Arc::clone(&w.topic), w.partition),
+        }
+    }
+
+    /// What a broker makes of requests. Source: `FetchSession.update` of Kafka: it forgets last.
+    #[derive(Default)]
+    struct Broker {
+        session: BTreeMap<Place, i64>,
+        id: i32,
+        epoch: i32,
+    }
+
+    impl Broker {
+        fn hear(&mut self, plan: &FetchPlan, new_id: i32) -> Result<i32, i16> {
+            if plan.session_epoch == FULL {
+                assert!(plan.forgotten.is_empty());
+                self.session.clear();
+                (self.id, self.epoch) = (new_id, 1);
+            } else if plan.session_id != self.id {
+                return Err(FETCH_SESSION_ID_NOT_FOUND);
+            } else if plan.session_epoch != self.epoch {
+                return Err(INVALID_FETCH_SESSION_EPOCH);
+            } else {
+                self.epoch += 1;
+            }
+            for wanted in &plan.wanted {
+                self.session.insert(place_in(plan, wanted), wanted.offset);
+            }
+            for place in &plan.forgotten {
+                self.session.remove(place);
+            }
+            Ok(self.id)
+        }
+    }
+
+    #[test]
+    fn the_epoch_begins_anew_after_the_greatest() {
+        let mut session = Session::new(0);
+        session.note(1, Some(wanted(1, 0, 0)));
+        assert_eq!(session.next([1].into_iter(), 17).unwrap().session_epoch, 0);
+        session.answered(5);
+        session.epoch = i32::MAX;
+        let plan = session.next([1].into_iter(), 17).unwrap();
+        assert_eq!((plan.session_id, plan.session_epoch), (5, i32::MAX));
+        session.answered(5);
+        assert_eq!(session.next([1].into_iter(), 17).unwrap().session_epoch, 1);
+    }
+
+    #[test]
+    fn what_is_listed_is_not_forgotten_in_whatever_order_the_news_come() {
+        for assigned_first in [false, true] {
+            let mut session = Session::new(0);
+            session.note(1, Some(wanted(1, 0, 0)));
+            session.next([1].into_iter(), 17);
+            session.answered(5);
+            if assigned_first {
+                session.note(2, Some(wanted(2, 0, 9)));
+                session.note(1, None);
+            } else {
+                session.note(1, None);
+                session.note(2, Some(wanted(2, 0, 9)));
+            }
+            let plan = session.next([2].into_iter(), 17).unwrap();
+            assert_eq!(plan.wanted, [wanted(2, 0, 9)]);
+            assert_eq!(plan.forgotten, []);
+            assert_eq!(session.find(&TopicKey::Id(ID), 0), Some(&wanted(2, 0, 9)));
+        }
+    }
+
+    #[test]
+    fn errors_that_are_none_of_sessions_say_so() {
+        let mut session = Session::new(4);
+        assert_eq!(session.failed(29), Lost::No);
+        assert_eq!(session.failed(71), Lost::Reset);
+        assert_eq!(session.id(), 4);
+        assert_eq!(session.failed(106), Lost::ResetAndRefresh);
+        assert_eq!(session.failed(70), Lost::Reset);
+        assert_eq!(session.id(), 0);
+    }
+
+    /// Asks until the broker has taken it, which a lost session costs one more request.
+    fn ask(
+        session: &mut Session,
+        broker: &mut Broker,
+        truth: &BTreeMap<u64, Wanted>,
+        new_id: i32,
+    ) -> Result<(), TestCaseError> {
+        for _ in 0..2 {
+            let Some(plan) = session.next(truth.keys().copied(), 17) else {
+                prop_assert!(truth.is_empty());
+                return Ok(());
+            };
+            match broker.hear(&plan, new_id) {
+                Err(code) => prop_assert_ne!(session.failed(code), Lost::No),
+                Ok(id) => {
+                    session.answered(id);
+                    return agree(session, broker, truth, &plan);
+                }
+            }
+        }
+        Err(TestCaseError::fail("a full request was refused"))
+    }
+
+    fn agree(
+        session: &Session,
+        broker: &Broker,
+        truth: &BTreeMap<u64, Wanted>,
+        plan: &FetchPlan,
+    ) -> Result<(), TestCaseError> {
+        let places = truth.values().map(|w| (place_in(plan, w), w.offset));
+        prop_assert_eq!(&broker.session, &places.collect());
+        for (&handle, w) in truth {
+            let key = match place_in(plan, w) {
+                Place::Id(id, _) => TopicKey::Id(id),
+                Place::Name(..) => TopicKey::Name(&w.topic),
+            };
+            let found = session.find(&key, w.partition);
+            prop_assert_eq!(found.map(|w| w.handle), Some(handle));
+        }
+        Ok(())
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// Handle, offset; a topic id or none.
+        Want(u64, i64, bool),
+        Drop(u64),
+        /// A partition under another handle.
+        Reassign(u64, i64),
+        Ask,
+        /// The broker forgets the session, or has none to give.
+        Forget,
+        Full,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            6 => (0..6_u64, 0..50_i64, prop::bool::weighted(0.9)).prop_map(|(h, o, i)| Step::Want(h, o, i)),
+            3 => (0..6_u64).prop_map(Step::Drop),
+            2 => (0..6_u64, 0..50_i64).prop_map(|(h, o)| Step::Reassign(h, o)),
+            6 => Just(Step::Ask),
+            1 => Just(Step::Forget),
+            1 => Just(Step::Full),
+        ];
+        prop::collection::vec(step, 1..80)
+    }
+
+    proptest! {
+        /// Whatever changes, is lost or refused: once a request was taken, the broker knows exactly what is wanted.
+        #[test]
+        fn the_broker_knows_what_is_wanted(steps in steps()) {
+            let mut session = Session::new(0);
+            let mut broker = Broker::default();
+            let mut truth: BTreeMap<u64, Wanted> = BTreeMap::new();
+            let mut handles: [u64; 6] = [0, 1, 2, 3, 4, 5];
+            let mut next_handle = 10;
+            for (number, step) in steps.into_iter().chain([Step::Ask]).enumerate() {
+                let new_id = number as i32 + 1;
+                match step {
+                    Step::Want(n, offset, has_id) => {
+                        let handle = handles[n as usize];
+                        let mut now = wanted(handle, n as i32, offset);
+                        if !has_id {
+                            now.topic_id = [0; 16];
+                        }
+                        truth.insert(handle, now.clone());
+                        session.note(handle, Some(now));
+                    }
+                    Step::Drop(n) => {
+                        let handle = handles[n as usize];
+                        truth.remove(&handle);
+                        session.note(handle, None);
+                    }
+                    Step::Reassign(n, offset) => {
+                        let before = std::mem::replace(&mut handles[n as usize], next_handle);
+                        truth.remove(&before);
+                        let now = wanted(next_handle, n as i32, offset);
+                        truth.insert(next_handle, now.clone());
+                        session.note(next_handle, Some(now));
+                        session.note(before, None);
+                        next_handle += 1;
+                    }
+                    Step::Forget => broker.id = -1,
+                    Step::Full => {
+                        if session.next(truth.keys().copied(), 17).is_some() {
+                            session.answered(0);
+                        }
+                    }
+                    Step::Ask => ask(&mut session, &mut broker, &truth, new_id)?,
+                }
+            }
+        }
+    }
+}
