@@ -1,9 +1,11 @@
-"""What users may pass, made uniform."""
+"""What the two shells have in common: what users may pass, made uniform, and the time that calls take."""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from .._native import ConsumerRecord, ConsumerRecords
@@ -69,3 +71,14 @@ def topic_partitions(partitions: Iterable[Any]) -> list[TopicPartition]:
     if len(items) == 1 and isinstance(items[0], (list, set, frozenset)):
         items = list(items[0])
     return [TopicPartition(*item) for item in items]
+
+
+@contextmanager
+def timed(measured: Callable[[float, float], None]) -> Iterator[None]:
+    """Tell `measured` (now_ms, duration_ms) of what is done inside, in an error too."""
+    began_s = time.monotonic()
+    try:
+        yield
+    finally:
+        now_s = time.monotonic()
+        measured(now_s * 1000, (now_s - began_s) * 1000)

@@ -30,6 +30,7 @@ from .arguments import (
     is_one_partition,
     normal_offsets,
     normal_times,
+    timed,
     to_ms,
     topic_partitions,
 )
@@ -62,6 +63,7 @@ class AsyncKafkaConsumer:
         self._fetcher = self._core.fetcher
         self._user = self._core.user
         self._commits = self._core.commits
+        self._polls = self._core.measurements.polls
         self._max_poll_records: int = self._core.config["max.poll.records"]
         self._default_timeout_ms: int = self._core.config["default.api.timeout.ms"]
         # awaiting is progress, however long: it is told to the group at least so often
@@ -81,12 +83,14 @@ class AsyncKafkaConsumer:
     async def poll(self, timeout: float | datetime.timedelta = 1000) -> ConsumerRecords:
         """As KafkaConsumer.poll(). When cancelled nothing is lost: records are only taken when nothing is left to wait for."""
         self._begin_poll()
+        self._polls.started(time.monotonic() * 1000)
         try:
             if self._commits.unread is not None:  # a loop over this consumer was left early
                 await self._call(self._core.give_back)
             return await self._poll(to_ms(timeout) / 1000)
         finally:
             self._polling = False
+            self._polls.finished(time.monotonic() * 1000)
 
     async def __aiter__(self) -> AsyncIterator[ConsumerRecord]:
         """Records one by one, for ever, or until close(). As in KafkaConsumer only those handed out count as read."""
@@ -223,9 +227,10 @@ class AsyncKafkaConsumer:
     ) -> None:
         """As KafkaConsumer.commit(). When cancelled, it is not known whether the offsets were stored."""
         wanted = normal_offsets(offsets)
-        await self._call(
-            self._commits.commit, wanted, allow_rewind=allow_rewind, timeout_ms=self._ms(timeout)
-        )
+        with timed(self._core.measurements.commit_waited):
+            await self._call(
+                self._commits.commit, wanted, allow_rewind=allow_rewind, timeout_ms=self._ms(timeout)
+            )
 
     def commit_async(
         self, offsets: CommitArgument = None, callback: CommitCallback | None = None
@@ -251,7 +256,8 @@ class AsyncKafkaConsumer:
         """What the group has committed for one partition (None: nothing), or for several, as a dict."""
         one = is_one_partition(partitions)
         wanted = [TopicPartition(*partitions)] if one else topic_partitions(partitions)
-        found = await self._call(self._core.committed, wanted, self._ms(timeout))
+        with timed(self._core.measurements.committed_waited):
+            found = await self._call(self._core.committed, wanted, self._ms(timeout))
         return found[wanted[0]] if one else found
 
     async def beginning_offsets(

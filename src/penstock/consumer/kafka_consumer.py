@@ -30,6 +30,7 @@ from .arguments import (
     is_one_partition,
     normal_offsets,
     normal_times,
+    timed,
     to_ms,
     topic_partitions,
 )
@@ -61,6 +62,7 @@ class KafkaConsumer:
         self._core = ConsumerCore("KafkaConsumer", topics, config)
         self._fetcher = self._core.fetcher
         self._user = self._core.user
+        self._polls = self._core.measurements.polls
         self._max_poll_records: int = self._core.config["max.poll.records"]
         self._default_timeout_ms: int = self._core.config["default.api.timeout.ms"]
         self._own = Ownership("this KafkaConsumer")
@@ -80,24 +82,33 @@ class KafkaConsumer:
         ConnectionFailedError while no broker was ever reached.
         """
         with self._own:
-            core, user = self._core, self._user
             self._check_open()
             started_s = time.monotonic()
-            deadline = started_s + to_ms(timeout) / 1000
-            if core.commits.auto_commit_due_s <= started_s:
-                core.commits.start_auto_commit()
-            while True:
-                if user.attention:
-                    run_steps(core.attend())
-                remaining_ms = (deadline - time.monotonic()) * 1000
-                records = self._fetcher.poll(self._max_poll_records, max(0, int(remaining_ms + 0.999)))
-                # attention: a revocation may have been asked for between two polls; it is served before more is handed out
-                if records:
-                    core.consumed = True
-                    self._last = records
-                    return self._interceptors.on_consume(records) if self._interceptors else records
-                if remaining_ms <= 0 and not user.attention:
-                    return records
+            self._polls.started(started_s * 1000)
+            try:
+                return self._poll(started_s, started_s + to_ms(timeout) / 1000)
+            finally:
+                self._polls.finished(time.monotonic() * 1000)
+
+    def _poll(self, started_s: float, deadline_s: float) -> ConsumerRecords:
+        core, user = self._core, self._user
+        if core.commits.auto_commit_due_s <= started_s:
+            core.commits.start_auto_commit()
+        now_s = started_s
+        while True:
+            if user.attention:
+                run_steps(core.attend())
+                now_s = time.monotonic()
+            remaining_ms = max(0, int((deadline_s - now_s) * 1000 + 0.999))
+            records = self._fetcher.poll(self._max_poll_records, remaining_ms)
+            # attention: a revocation may have been asked for between two polls; it is served before more is handed out
+            if records:
+                core.consumed = True
+                self._last = records
+                return self._interceptors.on_consume(records) if self._interceptors else records
+            now_s = time.monotonic()
+            if now_s >= deadline_s and not user.attention:
+                return records
 
     def __iter__(self) -> Iterator[ConsumerRecord]:
         """Records one by one, for ever, or until close().
@@ -220,7 +231,7 @@ class KafkaConsumer:
         A commit below what this consumer committed before raises CommitRewindError unless `allow_rewind`. CommitFailedError: the group
         moved on without this member.
         """
-        with self._own:
+        with self._own, timed(self._core.measurements.commit_waited):
             wanted = normal_offsets(offsets)
             self._call(
                 self._core.commits.commit, wanted, allow_rewind=allow_rewind, timeout_ms=self._ms(timeout)
@@ -248,7 +259,7 @@ class KafkaConsumer:
     ) -> dict[TopicPartition, OffsetAndMetadata | None]: ...
     def committed(self, partitions: Any, timeout: float | datetime.timedelta | None = None) -> Any:
         """What the group has committed for one partition (None: nothing), or for several, as a dict."""
-        with self._own:
+        with self._own, timed(self._core.measurements.committed_waited):
             one = is_one_partition(partitions)
             wanted = [TopicPartition(*partitions)] if one else topic_partitions(partitions)
             found = self._call(self._core.committed, wanted, self._ms(timeout))

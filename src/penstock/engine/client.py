@@ -14,6 +14,7 @@ from typing import Any
 from ..cluster import Address, ClusterSnapshot, parse_bootstrap
 from ..config import ClientKind, Config
 from ..errors import ConnectionFailedError, KafkaError, KafkaTimeoutError
+from ..metrics import ConsumerMetrics
 from ..protocol import Api, error_for, error_name, is_retriable
 from ..types import Node, TopicPartition
 from .backoff import Backoff
@@ -51,7 +52,12 @@ class ClusterClient:
     """
 
     def __init__(
-        self, engine: EngineThread, config: Config, *, allow_auto_create: bool | None = None
+        self,
+        engine: EngineThread,
+        config: Config,
+        *,
+        allow_auto_create: bool | None = None,
+        measurements: ConsumerMetrics | None = None,
     ) -> None:
         """`allow_auto_create`: whether asking for a topic may create it; by default as allow.auto.create.topics says, else yes."""
         self.engine = engine
@@ -68,6 +74,7 @@ class ClusterClient:
             send_buffer_bytes=config["send.buffer.bytes"],
             receive_buffer_bytes=config["receive.buffer.bytes"],
         )
+        self._measurements = measurements
         self._open: dict[tuple[Address, str], BrokerConnection] = {}
         self._opening: dict[tuple[Address, str], asyncio.Task[BrokerConnection]] = {}
         self._backoffs: dict[Address, Backoff] = {}
@@ -160,7 +167,7 @@ class ClusterClient:
         wait_ms = self._not_before_ms.get(address, 0) - self.engine.now_ms()
         if wait_ms > 0:
             await asyncio.sleep(wait_ms / 1000)
-        connection = BrokerConnection(self.engine, address, node_id, self._settings)
+        connection = BrokerConnection(self.engine, address, node_id, self._settings, self._measurements)
         connection.on_closed.append(lambda closed: self._on_connection_closed(closed, purpose))
         try:
             await connection.open()
@@ -168,6 +175,8 @@ class ClusterClient:
             self._note_failure(address, str(error).removeprefix(f"{address}: "))
             raise
         self._open[(address, purpose)] = connection
+        if self._measurements is not None:
+            self._measurements.connection_opened(self.engine.now_ms())
         self.attempts.pop(str(address), None)
         self._backoffs.pop(address, None)
         self._not_before_ms.pop(address, None)
@@ -177,6 +186,8 @@ class ClusterClient:
     def _on_connection_closed(self, connection: BrokerConnection, purpose: str) -> None:
         if self._open.get((connection.address, purpose)) is connection:
             del self._open[(connection.address, purpose)]
+            if self._measurements is not None:
+                self._measurements.connection_closed(self.engine.now_ms())
             if not self._closed:
                 _log.info(
                     "the %s connection to %s ended: %s", purpose, connection.address, connection.closed_reason

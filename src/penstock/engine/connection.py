@@ -19,6 +19,7 @@ from .._native import (
 )
 from ..cluster import Address
 from ..errors import KafkaError, ProtocolError
+from ..metrics import ConsumerMetrics
 from ..protocol import (
     Api,
     BrokerVersions,
@@ -89,7 +90,12 @@ class BrokerConnection:
     """
 
     def __init__(
-        self, engine: EngineThread, address: Address, node_id: int, settings: ConnectionSettings
+        self,
+        engine: EngineThread,
+        address: Address,
+        node_id: int,
+        settings: ConnectionSettings,
+        measurements: ConsumerMetrics | None = None,
     ) -> None:
         self.address = address
         self.node_id = node_id
@@ -101,6 +107,7 @@ class BrokerConnection:
         self._quiet: asyncio.Future[None] | None = None
         self._quiet_until = 0.0
         self._engine = engine
+        self._measurements = measurements
         self._settings = settings
         self._pending: dict[int, _Pending] = {}
         self._correlation_ids = itertools.count(1)
@@ -239,11 +246,19 @@ class BrokerConnection:
         self._pending[correlation_id] = _Pending(api, version, future)
         limit_ms = self._settings.request_timeout_ms if timeout_ms is None else timeout_ms
         timer = self._engine.loop.call_later(limit_ms / 1000, self._on_timeout, correlation_id, limit_ms)
+        sent_s = self._engine.loop.time()
         self.native.send(correlation_id, payload)
         try:
-            return await future
+            answer = await future
         finally:
             timer.cancel()
+        if self._measurements is not None:
+            now_s = self._engine.loop.time()
+            took_ms = (now_s - sent_s) * 1000
+            self._measurements.request_finished(
+                now_s * 1000, self.node_id, took_ms, len(payload), len(answer)
+            )
+        return answer
 
     def _on_timeout(self, correlation_id: int, limit_ms: int) -> None:
         pending = self._pending.get(correlation_id)

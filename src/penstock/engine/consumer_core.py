@@ -44,7 +44,12 @@ class ConsumerCore:
         self._isolation = _ISOLATION[self.config["isolation.level"]]
         self._group_id: str | None = self.config["group.id"]
         self.engine = EngineThread(f"{kind} {self.config['client.id']}")
-        self.client = ClusterClient(self.engine, self.config)
+        self.measurements = ConsumerMetrics(
+            self.config["client.id"],
+            windows=Windows(self.config["metrics.num.samples"], self.config["metrics.sample.window.ms"]),
+            read_committed=self._isolation == 1,
+        )
+        self.client = ClusterClient(self.engine, self.config, measurements=self.measurements)
         self.fetcher = _make_fetcher(self.engine, self.config, self._isolation)
         self.user = UserThread(self.fetcher)
         self.subscription = SubscriptionState(topics)
@@ -82,18 +87,23 @@ class ConsumerCore:
             self.commits,
             self.user,
             self.config,
+            self.measurements,
         )
         if self.coordinator is not None:
             self.coordinator.identity = self._identity
-        self.measurements = ConsumerMetrics(
-            self.config["client.id"],
-            windows=Windows(self.config["metrics.num.samples"], self.config["metrics.sample.window.ms"]),
-            read_committed=self._isolation == 1,
+            self.coordinator.measurements = self.measurements
+        self._meter = Meter(
+            self.engine,
+            self.measurements,
+            self.fetcher,
+            self.fetching.handles,
+            preferred_replicas=self.fetching.replicas,
+            heartbeats=self.membership.heartbeat_counts,
         )
-        self._meter = Meter(self.engine, self.measurements, self.fetcher, self.fetching.handles)
+        self.positions.before_drop = self._meter.observe
         self._pusher: TelemetryPusher | None = None
         if self.config["enable.metrics.push"]:
-            self._pusher = TelemetryPusher(self.client, self.config, self._meter.snapshot)
+            self._pusher = TelemetryPusher(self.client, self.config, self._measured)
         self.consumed = False
         self._pattern: re.Pattern[str] | None = None
         self.client.on_update.append(self._on_metadata)
@@ -323,6 +333,11 @@ class ConsumerCore:
         return {tp: found.get(tp) for tp in partitions}
 
     # ------------------------------------------------------------ measurements
+
+    def _measured(self) -> dict[MetricName, float]:
+        assert self._pusher is not None
+        self._pusher.member_id = self._identity().member_id
+        return self._meter.snapshot()
 
     async def metrics(self) -> dict[MetricName, float]:
         return self._meter.snapshot()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import CommitFailedError, RebalanceInProgressError
+from ..metrics import ConsumerMetrics
 from ..protocol import Api, error_for, error_name, is_retriable
 from ..types import OffsetAndMetadata, TopicPartition
 from .client import CONTROL, ClusterClient
@@ -60,6 +61,7 @@ class GroupCoordinator:
         self.group_id = group_id
         self.node_id: int | None = None
         self.identity: Callable[[], MemberIdentity] = MemberIdentity  # set once, by the consumer's core
+        self.measurements: ConsumerMetrics | None = None  # likewise
 
     async def find(self) -> int:
         """The coordinator's node id; one search serves all who wait."""
@@ -161,6 +163,7 @@ class GroupCoordinator:
         backoff = self._client.retry_backoff()
         while True:
             me = check()
+            began_s = self._client.engine.loop.time()
             try:
                 response = await self.request(
                     Api.OFFSET_COMMIT,
@@ -175,6 +178,11 @@ class GroupCoordinator:
                 _log.debug("OffsetCommit of group %s: %s", self.group_id, error)
             else:
                 code, tp = _gravest(response)
+                if self.measurements is not None:
+                    now_s = self._client.engine.loop.time()
+                    self.measurements.commit_finished(
+                        now_s * 1000, (now_s - began_s) * 1000, failed=code != 0
+                    )
                 if code == 0:
                     return
                 what = f"committing offset {offsets[tp].offset} of {tp} for group {self.group_id!r}"

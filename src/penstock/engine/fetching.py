@@ -275,6 +275,10 @@ class FetchDriver:
 
     # ------------------------------------------------------------ the nearest replica
 
+    def replicas(self) -> dict[TopicPartition, int]:
+        """The followers that partitions are read from now, by node id."""
+        return {tp: lease.node_id for tp, lease in self._replicas.items() if lease.node_id >= 0}
+
     def _read_replica(self, tp: TopicPartition, handle: int, node_id: int) -> None:
         """The leader names a follower that is nearer (KIP-392)."""
         lease = self._replicas[tp] = _Lease(node_id)

@@ -14,6 +14,7 @@ from ..group import consumer_messages as c
 from ..group import messages as g
 from ..group.classic import ClassicMember
 from ..group.consumer import ConsumerMember
+from ..metrics import ConsumerMetrics
 from ..protocol import Api
 from ..types import TopicPartition
 from . import classic_requests, consumer_requests
@@ -51,11 +52,13 @@ class GroupDriver:
         coordinator: GroupCoordinator,
         machine: ClassicMember | ConsumerMember,
         fetcher: Fetcher,
+        measurements: ConsumerMetrics,
     ) -> None:
         self.machine = machine
         self._host = host
         self._client = client
         self._coordinator = coordinator
+        self._measurements = measurements
         config = client.config
         self._max_poll_interval_ms: int = config["max.poll.interval.ms"]
         self.heartbeats = Heartbeats(
@@ -71,6 +74,10 @@ class GroupDriver:
         self._beating_for = -1  # the generation of the classic heartbeats
         self._unresolved: frozenset[bytes] = frozenset()  # topic ids that the machine wants the names of
         self.pattern = False
+        self._finished = {
+            g.RequestKind.JOIN: measurements.join_finished,
+            g.RequestKind.SYNC: measurements.sync_finished,
+        }
         self._queue: deque[g.Event | c.ConsumerEvent] = deque()
         self._feeding = False
         self._timer: asyncio.TimerHandle | None = None
@@ -81,6 +88,12 @@ class GroupDriver:
         self._found_before = False
         self._left: asyncio.Future[None] | None = None
         self._counts: dict[str, int] | None = None  # what this member, as leader, last assigned from
+
+    def _now_ms(self) -> float:
+        return self._client.engine.loop.time() * 1000
+
+    def _rebalances(self) -> None:
+        self._measurements.rebalance_started(self._now_ms())
 
     def feed(self, event: g.Event | c.ConsumerEvent) -> None:
         """Give the machine an event and perform what it answers."""
@@ -163,6 +176,7 @@ class GroupDriver:
             self.feed(g.CoordinatorFound())
 
     def _do_SendJoin(self, effect: g.SendJoin) -> None:
+        self._rebalances()
         self._exchange(g.RequestKind.JOIN, classic_requests.join(self._coordinator, effect))
 
     def _do_SendSync(self, effect: g.SendSync) -> None:
@@ -234,8 +248,11 @@ class GroupDriver:
 
     def _exchange(self, kind: g.RequestKind, coroutine: Any) -> None:
         async def run() -> None:
+            began_ms = self._now_ms()
             try:
                 event = await coroutine
+                if (finished := self._finished.get(kind)) is not None:
+                    finished(self._now_ms(), self._now_ms() - began_ms)
             except DisconnectedError as error:
                 event = g.RequestFailed(kind, str(error))
             except KafkaError as error:
@@ -253,16 +270,19 @@ class GroupDriver:
 
     def _do_CallRevoked(self, effect: g.CallRevoked) -> None:
         commit, self._commit_before_revoke = self._commit_before_revoke, False
+        self._rebalances()
         self._host.hand_revocation(effect.partitions, commit, self._called(g.RevocationDone()))
 
     def _do_CallLost(self, effect: g.CallLost) -> None:
         self._commit_before_revoke = False
+        self._measurements.rebalance_finished(self._now_ms(), failed=True)
         self._host.hand_loss(effect.partitions, self._called(g.LossDone()))
 
     def _do_AssignPartitions(self, effect: g.AssignPartitions) -> None:
         self._host.take_assignment(effect.partitions)
 
     def _do_CallAssigned(self, effect: g.CallAssigned) -> None:
+        self._rebalances()  # by the consumer protocol, where a member only gains, this is the first that it hears of it
         self._host.hand_assignment(effect.partitions, self._called(g.AssignmentDone()))
 
     def _called(self, event: g.Event) -> Callable[[], None]:
@@ -271,6 +291,8 @@ class GroupDriver:
 
         def done() -> None:
             self._callbacks_out -= 1
+            if isinstance(event, g.AssignmentDone):
+                self._measurements.rebalance_finished(self._now_ms())
             self.feed(event)
 
         return done
@@ -303,6 +325,7 @@ class GroupDriver:
 
     def end(self) -> None:
         """Nothing more comes of this membership."""
+        self._measurements.rebalance_abandoned()
         self._counts = None
         self._unresolved = frozenset()
         self.heartbeats.stop()

@@ -39,7 +39,6 @@ class Heartbeats:
     ) -> None:
         """`answered(response)`: not a plain yes; `failed(reason)`: no answer, or no connection; `idle()`: the user's thread has shown no
         progress for max_idle_ms, and heartbeats have ceased."""
-        self.interval_ms = 0
         self._client = client
         self._coordinator = coordinator
         self._fetcher = fetcher
@@ -60,7 +59,6 @@ class Heartbeats:
     ) -> None:
         """Repeat this request, in place of the one before; `answer` is what a plain yes has beside the protocol's defaults."""
         wanted = self._wanted = object()
-        self.interval_ms = interval_ms
         node_id = self._coordinator.node_id
         opened = None if node_id is None else self._client.opened(node_id, COORDINATOR)
         if opened is not None:  # at once: what is sent behind this is sent behind it
@@ -77,9 +75,12 @@ class Heartbeats:
             self._connection.native.stop_heartbeats()
             self._connection = None
 
-    def sent(self) -> int:
-        """How many the present connection has sent."""
-        return 0 if self._connection is None else self._connection.native.heartbeats()[0]
+    def counts(self) -> tuple[int, int, int] | None:
+        """(connection's id, heartbeats that it has sent, milliseconds since the last good answer or -1); None while none repeats any."""
+        if self._connection is None:
+            return None
+        sent, _, last_ms_ago = self._connection.native.heartbeats()
+        return self._connection.id, sent, last_ms_ago
 
     # ------------------------------------------------------------ inside
 

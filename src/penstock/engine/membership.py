@@ -6,6 +6,7 @@ import asyncio
 import base64
 import logging
 import random
+import time
 import uuid
 from collections.abc import Callable, Sequence
 
@@ -18,6 +19,7 @@ from ..group.classic import ClassicMember
 from ..group.consumer import ConsumerMember
 from ..group.consumer_messages import SubscribeRegex
 from ..group.messages import Rejoin, Subscribe
+from ..metrics import ConsumerMetrics
 from ..protocol import Api, error_for
 from ..types import ConsumerGroupMetadata, TopicPartition
 from .client import ClusterClient
@@ -53,6 +55,7 @@ class Membership:
         commits: Commits,
         user: UserThread,
         config: Config,
+        measurements: ConsumerMetrics,
     ) -> None:
         self.driver: GroupDriver | None = None
         self.listener: object | None = None
@@ -72,6 +75,7 @@ class Membership:
         self._commits = commits
         self._user = user
         self._config = config
+        self._measurements = measurements
 
     @property
     def _handles(self) -> dict[TopicPartition, int]:
@@ -88,6 +92,10 @@ class Membership:
         me = self.identity()
         instance = self._config["group.instance.id"]
         return ConsumerGroupMetadata(self._config["group.id"], me.generation_id, me.member_id, instance)
+
+    def heartbeat_counts(self) -> tuple[int, int, int] | None:
+        """What the connection that repeats heartbeats has counted; see Heartbeats.counts()."""
+        return None if self.driver is None else self.driver.heartbeats.counts()
 
     # ------------------------------------------------------------ joining and leaving
 
@@ -130,7 +138,9 @@ class Membership:
         kind = "consumer" if isinstance(machine, ConsumerMember) else "classic"
         level = logging.INFO if self._config["group.protocol"] == "auto" else logging.DEBUG
         _log.log(level, "group %s: joining by the %s protocol", self._coordinator.group_id, kind)
-        self.driver = GroupDriver(self, self._client, self._coordinator, machine, self._fetcher)
+        self.driver = GroupDriver(
+            self, self._client, self._coordinator, machine, self._fetcher, self._measurements
+        )
         self.driver.poll_progress()
         self.driver.feed(self._wanted())
 
@@ -334,5 +344,12 @@ class Membership:
 
     def _call_listener(self, method: str, partitions: Sequence[TopicPartition]) -> Steps[None]:
         function = getattr(self.listener, method, None)
-        if function is not None:
+        if function is None:
+            return
+        began_s = time.monotonic()
+        try:
             yield from call_user(function, list(partitions))
+        finally:
+            ended_s = time.monotonic()
+            measured = getattr(self._measurements, method.removeprefix("on_"))
+            measured(ended_s * 1000, (ended_s - began_s) * 1000)

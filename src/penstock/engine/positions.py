@@ -59,6 +59,7 @@ class Positions:
         self.fetching = FetchDriver(
             client, fetcher, self._on_fetch_error, self._on_recreated, self._on_diverging
         )
+        self.before_drop: Callable[[], None] = lambda: None  # set once by the core: counters go with the handles
         self._client = client
         self._fetcher = fetcher
         self._subscription = subscription
@@ -83,6 +84,8 @@ class Positions:
 
     def drop(self, partitions: list[TopicPartition]) -> None:
         """Forget all that concerns these; afterwards poll() returns nothing of them."""
+        if partitions:
+            self.before_drop()
         self._leader_epochs.forget(partitions)
         self.fetching.remove(partitions)
         self._subscription.drop(partitions)

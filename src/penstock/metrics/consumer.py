@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from ..types import TopicPartition
 from .names import Metric, MetricName, Scope, Stat, Unit
+from .poll_times import PollTimes
 from .sensors import HOUR_MS, SECOND_MS, Sensor, Windows
 from .table import METRICS
 
@@ -52,8 +53,7 @@ class ConsumerMetrics:
         self._stats: dict[str, int] = {}  # as last observed
         self._consumed: dict[TopicPartition, Consumed] = {}  # as last observed
         self._connections = 0
-        self._poll_started_ms = math.nan  # the user's thread
-        self._poll_finished_ms = math.nan  # the user's thread
+        self.polls = PollTimes()
         self._heartbeat_ms = math.nan
         self._heartbeats_native = (-1, 0)  # connection id, sent
         self._rebalance_started_ms = math.nan
@@ -63,24 +63,6 @@ class ConsumerMetrics:
         return {name: Sensor(self._windows) for name in _SENSORS[scope]}
 
     # ------------------------------------------------------------ the user's thread
-
-    def poll_started(self, now_ms: float) -> None:
-        """poll() was entered."""
-        if self._poll_started_ms == self._poll_started_ms:  # not NaN: not the first one
-            self._own["time-between-poll"].record(now_ms - self._poll_started_ms, now_ms)
-        self._poll_started_ms = now_ms
-
-    def poll_finished(self, now_ms: float) -> None:
-        """poll() is about to return, or to raise."""
-        since_ms = now_ms - (
-            self._poll_finished_ms
-            if self._poll_finished_ms == self._poll_finished_ms
-            else self._poll_started_ms
-        )
-        if since_ms > 0:
-            idle = min(1.0, (now_ms - self._poll_started_ms) / since_ms)
-            self._own["poll-idle-ratio"].record(idle, now_ms)
-        self._poll_finished_ms = now_ms
 
     def commit_waited(self, now_ms: float, duration_ms: float) -> None:
         """commit(), which waits, has returned or raised."""
@@ -207,6 +189,7 @@ class ConsumerMetrics:
 
         Called every second or so, so that rates and extremes have something to be computed from when somebody asks.
         """
+        self.polls.tell(now_ms, self._own["time-between-poll"], self._own["poll-idle-ratio"])
         self._observe_fetches(now_ms, fetch_stats)
         if consumed is not None:
             self._observe_consumed(now_ms, consumed)
@@ -323,7 +306,7 @@ class ConsumerMetrics:
             return -1.0 if math.isnan(then_ms) else float(int((now_ms - then_ms) / 1000))
 
         return {
-            "last-poll": seconds_since(self._poll_started_ms),
+            "last-poll": seconds_since(self.polls.started_ms),
             "last-heartbeat": seconds_since(self._heartbeat_ms),
             "last-rebalance": seconds_since(self._rebalance_finished_ms),
             "connections": float(self._connections),

@@ -44,10 +44,10 @@ def test_before_anything_happened() -> None:
 
 def test_polls() -> None:
     metrics = ConsumerMetrics("me")
-    metrics.poll_started(1_000)
-    metrics.poll_finished(1_300)  # 300 of 300 ms idle: the user's code has not had its turn
-    metrics.poll_started(2_000)
-    metrics.poll_finished(2_300)  # 300 of 1000
+    metrics.polls.started(1_000)
+    metrics.polls.finished(1_300)  # 300 of 300 ms idle: the user's code has not had its turn
+    metrics.polls.started(2_000)
+    metrics.polls.finished(2_300)  # 300 of 1000
     snapshot = values(metrics, 4_300)
     assert one(snapshot, "time-between-poll-avg", CONSUMER) == 1_000
     assert one(snapshot, "poll-idle-ratio-avg", CONSUMER) == pytest.approx((1 + 0.3) / 2)
@@ -57,8 +57,8 @@ def test_polls() -> None:
 def test_polls_that_take_no_time() -> None:
     metrics = ConsumerMetrics("me")
     for _ in range(3):
-        metrics.poll_started(5)
-        metrics.poll_finished(5)
+        metrics.polls.started(5)
+        metrics.polls.finished(5)
     assert math.isnan(one(values(metrics, 5), "poll-idle-ratio-avg", CONSUMER))
 
 
