@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from .._native import VERSION
 from ..cluster import Address, ClusterSnapshot, parse_bootstrap
 from ..config import ClientKind, Config
 from ..errors import ConnectionFailedError, KafkaError, KafkaTimeoutError
@@ -73,6 +74,7 @@ class ClusterClient:
             connect_timeout_ms=config["socket.connection.setup.timeout.ms"],
             send_buffer_bytes=config["send.buffer.bytes"],
             receive_buffer_bytes=config["receive.buffer.bytes"],
+            client_software_version=VERSION,
         )
         self._measurements = measurements
         self._open: dict[tuple[Address, str], BrokerConnection] = {}

@@ -92,6 +92,7 @@ class ConsumerCore:
         if self.coordinator is not None:
             self.coordinator.identity = self._identity
             self.coordinator.measurements = self.measurements
+            self.coordinator.on_rebalance = self.membership.rebalance_seen
         self._meter = Meter(
             self.engine,
             self.measurements,

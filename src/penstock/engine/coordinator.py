@@ -62,6 +62,7 @@ class GroupCoordinator:
         self.node_id: int | None = None
         self.identity: Callable[[], MemberIdentity] = MemberIdentity  # set once, by the consumer's core
         self.measurements: ConsumerMetrics | None = None  # likewise
+        self.on_rebalance: Callable[[], None] = lambda: None  # likewise: a commit was answered by a rebalance
 
     async def find(self) -> int:
         """The coordinator's node id; one search serves all who wait."""
@@ -190,6 +191,8 @@ class GroupCoordinator:
                     if code != _LOAD_IN_PROGRESS:
                         self.lost(error_name(code))
                 else:
+                    if code == _REBALANCE_IN_PROGRESS:
+                        self.on_rebalance()  # earlier than the next heartbeat would tell
                     _refuse_for_good(code, what, me, self.identity())
             await asyncio.sleep(backoff.next_ms() / 1000)
 

@@ -208,6 +208,11 @@ class Membership:
         elif self._subscription.subscribed and (self._subscription.topics or self.pattern is not None):
             self.subscribe()
 
+    def rebalance_seen(self) -> None:
+        """A commit was answered by REBALANCE_IN_PROGRESS: take part in it without waiting for a heartbeat to say so."""
+        if self.driver is not None:
+            self.driver.feed(Rejoin("a commit was answered by a rebalance"))
+
     async def enforce_rebalance(self, reason: str) -> None:
         """Have the group rebalance after the next poll(), where its protocol lets a member ask for that (the classic one)."""
         if self.driver is not None:
