@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
+from confluent_kafka import Consumer
 from tools.kafka.java import java_tool
 
 from penstock.devbroker import DevBroker
@@ -12,6 +14,7 @@ from penstock.devbroker import DevBroker
 pytestmark = pytest.mark.kafka  # the tools come with the jars of a real Kafka
 
 TOOLS = "org.apache.kafka.tools"
+WAIT_S = 30.0
 GROUPS = f"{TOOLS}.consumer.group.ConsumerGroupCommand"
 
 
@@ -88,3 +91,47 @@ def test_a_transactional_java_producer(broker: DevBroker) -> None:
     )
     assert len(read.splitlines()) == 2000
     assert broker.end_offsets("tx")[0] > 2000, "markers have offsets too"
+
+
+def test_a_consumer_group_of_the_new_protocol(broker: DevBroker) -> None:
+    """KIP-848 as the Java consumer speaks it, and as the group tool shows it."""
+    broker.create_topic("n", 4)
+    lines = "".join(f"v{number}\n" for number in range(40))
+    run(broker, f"{TOOLS}.ConsoleProducer", "--topic", "n", lines=lines)
+    consume = [
+        *["--topic", "n", "--group", "new", "--from-beginning", "--timeout-ms", "20000"],
+        *["--command-property", "group.protocol=consumer"],
+    ]
+    heartbeats: list[object] = []
+    remove = broker.intercept(68, lambda request, connection: heartbeats.append(request))
+    read = run(broker, f"{TOOLS}.consumer.ConsoleConsumer", *consume, "--max-messages", "40")
+    remove()
+    assert heartbeats
+    assert sorted(read.split()) == sorted(lines.split())
+    assert sum(broker.committed("new").values()) == 40
+
+    consumer = Consumer(
+        {
+            "bootstrap.servers": broker.bootstrap_servers,
+            "group.id": "new",
+            "group.protocol": "consumer",
+            "client.id": "cc",
+        }
+    )
+    try:
+        consumer.subscribe(["n"])
+        deadline = time.monotonic() + WAIT_S
+        while len(consumer.assignment()) < 4 and time.monotonic() < deadline:
+            consumer.poll(0.1)
+        state = run(broker, GROUPS, "--describe", "--group", "new", "--state", "--verbose")
+        assert "Stable" in state
+        assert "uniform" in state
+        members = run(broker, GROUPS, "--describe", "--group", "new", "--members", "--verbose")
+        assert "n:0,1,2,3" in members
+        assert "cc" in members
+        table = run(broker, GROUPS, "--describe", "--group", "new")
+        assert len([line for line in table.splitlines() if line.startswith("new ")]) == 4
+        assert "Consumer" in run(broker, GROUPS, "--list", "--type")
+    finally:
+        consumer.close()
+    assert "successful" in run(broker, GROUPS, "--delete", "--group", "new")

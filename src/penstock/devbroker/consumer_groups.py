@@ -280,7 +280,7 @@ class ConsumerGroups:
             consumers.remove(member)
         if may_downgrade(consumers, self._limits):
             # The last one that spoke the new protocol is gone, and others are there: a classic group again.
-            to_classic(group, self.topic_names, now_ms)
+            to_classic(group, self.topic_names, now_ms, will_rebalance=True)
             return self._rebalance(group, now_ms)
         consumers.look_at(self.topics)
         consumers.epoch += 1

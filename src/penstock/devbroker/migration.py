@@ -111,8 +111,13 @@ def may_downgrade(consumers: ConsumerGroup, limits: GroupLimits) -> bool:
     )
 
 
-def to_classic(group: Group, names: Mapping[Hashable, str], now_ms: int) -> None:
-    """A stable classic group of the same members, who all are classic, each with its target."""
+def to_classic(group: Group, names: Mapping[Hashable, str], now_ms: int, *, will_rebalance: bool) -> None:
+    """A stable classic group of the same members, who all are classic.
+
+    Each has its target. But if the group rebalances at once nobody is told of it, and should a member of the new protocol
+    come before all have joined, it matters what they really have: Kafka takes the target there, too, and could then give
+    to one what another has not given back yet.
+    """
     consumers = group.consumer
     assert consumers is not None
     group.consumer = None
@@ -121,7 +126,10 @@ def to_classic(group: Group, names: Mapping[Hashable, str], now_ms: int) -> None
     group.state = GroupState.STABLE
     for each in consumers.members.values():
         assert each.classic is not None
-        assigned = encoded(consumers.target.get(each.member_id, NOTHING), names, each.classic.protocols)
+        held = (
+            each.assigned | each.revoking if will_rebalance else consumers.target.get(each.member_id, NOTHING)
+        )
+        assigned = encoded(held, names, each.classic.protocols)
         group.members[each.member_id] = Member(
             each.member_id,
             each.instance_id,

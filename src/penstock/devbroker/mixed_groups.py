@@ -75,7 +75,7 @@ class MixedGroups:
         if former is not None and former.classic is None and may_downgrade(consumers, self._limits):
             # A static member came back with the classic protocol, and it was the last one of the new. All go on as
             # they are: nobody left, so nobody need join again.
-            to_classic(group, self._machine.topic_names, now_ms)
+            to_classic(group, self._machine.topic_names, now_ms, will_rebalance=False)
         return Joined(Code.NONE, member.member_id, member.epoch, CONSUMER, event.protocols[0][0])
 
     @staticmethod
