@@ -236,6 +236,17 @@ def moved(case: Case, shares: Shares) -> int:
     return sum(before.get(tp, member) != member for member, share in shares.items() for tp in share)
 
 
+def far(case: Case, shares: Shares) -> int:
+    """How many partitions have no replica in their owner's rack, of those whose owner has one."""
+    racks = {member: s.rack_id for member, s in case.members.items()}
+    return sum(racks[m] not in (None, *case.racks.get(tp, ())) for m, share in shares.items() for tp in share)
+
+
+def has_far_claims(case: Case) -> bool:
+    """Whether members own what is in another rack: there Java's sticky assignors move more, to no better end."""
+    return far(case, {m: s.owned_partitions for m, s in case.members.items()}) > 0 < len(case.racks)
+
+
 def same(found: Shares, wanted: Shares) -> bool:
     return {m: sorted(share) for m, share in found.items()} == {
         m: sorted(share) for m, share in wanted.items()

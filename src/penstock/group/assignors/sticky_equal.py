@@ -14,10 +14,17 @@ from .racks import RackMatch
 
 
 def assign_equal(
-    owned: Mapping[str, Sequence[TopicPartition]], partition_counts: Mapping[str, int], racks: RackMatch
+    owned: Mapping[str, Sequence[TopicPartition]],
+    partition_counts: Mapping[str, int],
+    racks: RackMatch,
+    *,
+    move_to_racks: bool,
 ) -> dict[str, list[TopicPartition]]:
-    """What each of the members, the keys of `owned`, is given; all of them want all of the topics."""
-    return _EqualSubscriptions(owned, partition_counts, racks).assign()
+    """What each of the members, the keys of `owned`, is given; all of them want all of the topics.
+
+    With `move_to_racks` a partition in another rack than its owner is given away anew, else it stays if the balance allows.
+    """
+    return _EqualSubscriptions(owned, partition_counts, racks, move_to_racks=move_to_racks).assign()
 
 
 class _EqualSubscriptions:
@@ -28,8 +35,11 @@ class _EqualSubscriptions:
         owned: Mapping[str, Sequence[TopicPartition]],
         partition_counts: Mapping[str, int],
         racks: RackMatch,
+        *,
+        move_to_racks: bool,
     ) -> None:
         self._owned = owned
+        self._move_to_racks = move_to_racks
         self._counts = partition_counts
         self._racks = racks
         self._least, self._with_more = divmod(sum(partition_counts.values()), len(owned))
@@ -55,9 +65,12 @@ class _EqualSubscriptions:
         return self._given
 
     def _keep(self, member: str) -> None:
-        """What the member owned, as far as its share goes; of what is in another rack nothing, for now."""
-        owned = [tp for tp in self._owned[member] if not self._racks.mismatch(member, tp)]
-        owned.sort(key=lambda tp: (tp.partition, tp.topic))
+        """What the member owned, as far as its share goes; what is in another rack last, or not at all for now."""
+        owned = sorted(self._owned[member], key=lambda tp: (tp.partition, tp.topic))
+        if self._racks.members:
+            near = [tp for tp in owned if not self._racks.mismatch(member, tp)]
+            far = [] if self._move_to_racks else [tp for tp in owned if self._racks.mismatch(member, tp)]
+            owned = near + far
         if len(owned) < self._least:
             self._below.append(member)
         elif len(owned) >= self._most and self._have_more < self._with_more:

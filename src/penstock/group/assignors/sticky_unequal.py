@@ -23,9 +23,17 @@ def assign_unequal(
     earlier: Mapping[TopicPartition, str],
     partition_counts: Mapping[str, int],
     racks: RackMatch,
+    *,
+    move_to_racks: bool,
 ) -> dict[str, list[TopicPartition]]:
-    """What each of the members, the keys of `wanted`, is given of the topics that it wants; `earlier` names owners before the present."""
-    return _UnequalSubscriptions(wanted, owned, earlier, partition_counts, racks).assign()
+    """What each of the members, the keys of `wanted`, is given of the topics that it wants; `earlier` names owners before the present.
+
+    With `move_to_racks` a partition in another rack than its owner is given away anew, else it stays if the balance allows.
+    """
+    builder = _UnequalSubscriptions(
+        wanted, owned, earlier, partition_counts, racks, move_to_racks=move_to_racks
+    )
+    return builder.assign()
 
 
 class _UnequalSubscriptions:
@@ -38,19 +46,21 @@ class _UnequalSubscriptions:
         earlier: Mapping[TopicPartition, str],
         partition_counts: Mapping[str, int],
         racks: RackMatch,
+        *,
+        move_to_racks: bool,
     ) -> None:
         self._counts = partition_counts
         self._wanted = {member: topics & partition_counts.keys() for member, topics in wanted.items()}
         self._owned = owned
         self._earlier = earlier
         self._racks = racks
+        self._move_to_racks = move_to_racks
         self._readers = dict.fromkeys(partition_counts, 0)  # by topic, the number of members that want it
         for topics in self._wanted.values():
             for topic in topics:
                 self._readers[topic] += 1
         self._given: dict[str, dict[TopicPartition, None]] = {member: {} for member in wanted}
         self._owner: dict[TopicPartition, str] = {}
-        self._kept: Mapping[TopicPartition, str] = {}  # the owners after _keep
         self._order = [
             (0, member) for member in sorted(wanted)
         ]  # by the size of the share, then by member id
@@ -60,7 +70,6 @@ class _UnequalSubscriptions:
         must_revoke = self._keep()
         topics = sorted((t for t in self._counts if self._readers[t]), key=lambda t: (self._readers[t], t))
         every = [TopicPartition(topic, number) for topic in topics for number in range(self._counts[topic])]
-        self._kept = dict(self._owner)
         free = [tp for tp in every if tp not in self._owner]
         if self._racks.members:
             for tp in free:
@@ -78,11 +87,12 @@ class _UnequalSubscriptions:
         return {member: list(share) for member, share in (self._given | fixed).items()}
 
     def _keep(self) -> bool:
-        """Let members keep what they own, still want and have in their rack. Whether there is something that they may not keep."""
+        """Let members keep what they own and may keep. Whether there is something that they may not."""
         must_revoke = False
         for member in sorted(self._owned):
             for tp in self._owned[member]:
-                if tp.topic in self._wanted[member] and not self._racks.mismatch(member, tp):
+                far = self._move_to_racks and self._racks.mismatch(member, tp)
+                if tp.topic in self._wanted[member] and not far:
                     self._add(tp, member)
                 else:
                     must_revoke = True
@@ -148,12 +158,11 @@ class _UnequalSubscriptions:
         """
         owner = self._owner[tp]
         origin = self._movements.origin(tp, owner)
-        others = self._movements.that_went(tp.topic, target, origin)
-        if not others:
+        other = self._movements.one_that_went(tp.topic, target, origin)
+        if other is None:
             self._hand_over(tp, target)
             return
-        # Rather one that the target owned before than one that it was given just now, of which it has nothing to lose.
-        self._hand_over(next((o for o in others if self._kept.get(o) == target), others[0]), target)
+        self._hand_over(other, target)
         if origin != owner:
             self._hand_over(tp, origin)
 
@@ -190,9 +199,9 @@ class _Movements:
         move = self._by_partition.get(tp)
         return owner if move is None else move[0]
 
-    def that_went(self, topic: str, source: str, target: str) -> Sequence[TopicPartition]:
-        """The partitions of the topic that moved this way, the first first."""
-        return tuple(self._by_topic.get((topic, (source, target)), ()))
+    def one_that_went(self, topic: str, source: str, target: str) -> TopicPartition | None:
+        """The first partition of the topic that moved this way."""
+        return next(iter(self._by_topic.get((topic, (source, target)), ())), None)
 
     def add(self, tp: TopicPartition, source: str, target: str) -> None:
         """It moves once more; back to where it came from, it has not moved."""
