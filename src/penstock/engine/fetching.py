@@ -40,7 +40,7 @@ class FetchDriver:
     """Lives in the engine's thread.
 
     Fields: `handles` maps each assigned partition to the fetcher's handle (read, as a whole copy, by the user's thread too);
-    `_leaders` is what the fetcher was last told; `_loops` holds the open fetch connection of each node, `_opening` the
+    `_leaders` is what the fetcher was last told, or is to be told on release(); `_loops` holds the open fetch connection of each node, `_opening` the
     tasks that open one; `_resting` the partitions that wait out a backoff after an error, `_held` those held back;
     `_replicas` the partitions that are read from a follower.
     """
@@ -72,7 +72,6 @@ class FetchDriver:
         self._resting: set[TopicPartition] = set()
         self._held: set[TopicPartition] = set()
         self._replicas: dict[TopicPartition, _Lease] = {}
-        self._refresh_is_due = False
         client.engine.fetch_events = self._on_event
 
     def add(self, partitions: Iterable[TopicPartition]) -> None:
@@ -108,21 +107,18 @@ class FetchDriver:
         handle = self.handles.get(tp)
         if handle is not None and tp not in self._held:
             self._held.add(tp)
-            self._leaders[tp] = (-1, -1)
             self._fetcher.set_leader(handle, -1, -1)
 
     def release(self, tp: TopicPartition) -> None:
-        """Let it be fetched again, soon: many are released at once, and the leaders are looked up once for all."""
+        """Let it be fetched again."""
         if tp in self._held:
             self._held.discard(tp)
-            self._leaders.pop(tp, None)
-            if not self._refresh_is_due:
-                self._refresh_is_due = True
-                self._client.engine.loop.call_soon(self.refresh_leaders)
+            leader = self._leaders.get(tp)
+            if leader is not None and tp not in self._resting:
+                self._fetcher.set_leader(self.handles[tp], *leader)
 
     def refresh_leaders(self) -> None:
         """Bring the fetcher in line with the snapshot; ask for news while a partition has no leader."""
-        self._refresh_is_due = False
         snapshot = self._client.snapshot
         wanted_nodes = set()
         leaderless = False
@@ -139,10 +135,10 @@ class FetchDriver:
             if lease is not None and lease.node_id not in snapshot.brokers:
                 self._leave_replica(tp, _AFTER_DISCONNECT_MS)
             wanted_nodes.add(self._source(tp, node_id))
-            is_kept_back = tp in self._resting or tp in self._held
-            if not is_kept_back and self._leaders.get(tp) != (node_id, epoch):
+            if tp not in self._resting and self._leaders.get(tp) != (node_id, epoch):
                 self._leaders[tp] = (node_id, epoch)
-                self._fetcher.set_leader(handle, node_id, epoch)
+                if tp not in self._held:
+                    self._fetcher.set_leader(handle, node_id, epoch)
         wanted_nodes.discard(-1)
         for node_id in wanted_nodes:
             self._ensure_loop(node_id)
@@ -163,11 +159,14 @@ class FetchDriver:
 
     def _ensure_loop(self, node_id: int) -> None:
         connection = self._loops.get(node_id)
-        if (connection is not None and connection.usable) or node_id in self._opening:
+        opening = self._opening.get(
+            node_id
+        )  # one that has found nothing to read, and ended, opens nothing any more
+        if (connection is not None and connection.usable) or (opening is not None and not opening.done()):
             return
-        task = self._client.engine.spawn(self._open_loop(node_id), f"fetch from node {node_id}")
-        self._opening[node_id] = task
-        task.add_done_callback(lambda _: self._opening.pop(node_id, None))
+        self._opening[node_id] = self._client.engine.spawn(
+            self._open_loop(node_id), f"fetch from node {node_id}"
+        )
 
     async def _open_loop(self, node_id: int) -> None:
         """Connect, as often as it takes while the node leads a partition of ours."""
