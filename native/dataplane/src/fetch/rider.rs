@@ -251,6 +251,7 @@ impl FetchLoop {
             partition.epoch == epoch
                 && partition.fetch_offset == wanted.offset
                 && !partition.is_failed
+                && !partition.is_diverged
                 && (!data.records.is_empty() || partition.source() == self.node_id)
         });
         let Some(partition) = current else {
