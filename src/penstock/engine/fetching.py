@@ -40,8 +40,8 @@ class FetchDriver:
     """Lives in the engine's thread.
 
     Fields: `handles` maps each assigned partition to the fetcher's handle (read, as a whole copy, by the user's thread too);
-    `_leaders` is what the fetcher was last told, or is to be told on release(); `_loops` holds the open fetch connection of each node, `_opening` the
-    tasks that open one; `_resting` the partitions that wait out a backoff after an error, `_held` those held back;
+    `_leaders` is what the fetcher was last told, or is to be told on release(); `_loops` holds the open fetch connection of each
+    node, `_opening` the tasks that open one; `_resting` the partitions that wait out a backoff after an error, `_held` those held back;
     `_replicas` the partitions that are read from a follower.
     """
 
