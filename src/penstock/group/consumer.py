@@ -15,55 +15,28 @@ from typing import Final
 
 from ..protocol import is_retriable
 from ..types import TopicPartition
+from . import consumer_messages as c
+from . import messages as g
 from .consumer_assignment import Reconciliation, TopicIdPartition
-from .consumer_heartbeat import LEAVE, LEAVE_FOR_NOW, Heartbeats, OpenRequests, Request
-from .consumer_messages import (
-    ConsumerEffect,
-    ConsumerEvent,
-    ConsumerHeartbeatAnswered,
-    RepeatHeartbeat,
-    ResolveTopicIds,
-    SubscribeRegex,
-    TopicNames,
+from .consumer_heartbeat import (
+    LEAVE,
+    LEAVE_FOR_NOW,
+    UNRELEASED_FOR_MS,
+    Heartbeats,
+    OpenRequests,
+    Request,
+    told_of,
 )
 from .consumer_states import HEARTBEATING, TRANSITIONS, ConsumerState
-from .messages import (
-    AssignmentDone,
-    AssignPartitions,
-    CallAssigned,
-    CallLost,
-    CallRevoked,
-    CommitBeforeRevoke,
-    CoordinatorFound,
-    CoordinatorLost,
-    FindCoordinator,
-    Leave,
-    Left,
-    LossDone,
-    PollExpired,
-    PollProgress,
-    Raise,
-    Rejoin,
-    RequestFailed,
-    RevocationDone,
-    StopFetching,
-    StopHeartbeats,
-    Subscribe,
-    Tick,
-    TopicsChanged,
-)
 
 _LOAD_IN_PROGRESS, _NOT_AVAILABLE, _NOT_COORDINATOR, _UNKNOWN_MEMBER_ID = 14, 15, 16, 25
-_TOPIC_AUTHORIZATION_FAILED, _UNSUPPORTED_VERSION, _GROUP_ID_NOT_FOUND = 29, 35, 69
+_TOPIC_AUTHORIZATION_FAILED, _GROUP_ID_NOT_FOUND = 29, 69
 _FENCED_INSTANCE_ID, _FENCED_MEMBER_EPOCH, _UNRELEASED_INSTANCE_ID = 82, 110, 111
 _MOVED: Final = (_NOT_AVAILABLE, _NOT_COORDINATOR)
 _GONE: Final = (_UNKNOWN_MEMBER_ID, _GROUP_ID_NOT_FOUND)  # a group that is no more has no members
 _LEFT: Final = (0, _FENCED_INSTANCE_ID, *_GONE)  # to a leave: nothing is held under this member's id
 
 _LEAVE_TRIES = 5
-_UNRELEASED_FOR_MS = 60_000
-"""How long another holder of this group.instance.id is waited for: the longest session that a broker allows by default
-(group.consumer.max.session.timeout.ms), so that one that died is gone by then."""
 
 _S = ConsumerState
 _GIVING_UP: Final = frozenset({_S.LOSING, _S.EXPIRED, _S.FAILED, _S.FENCED})
@@ -98,11 +71,14 @@ class ConsumerMember:
         )
         # the membership
         self._epoch = -1
-        self._interval_ms = 0
+        self._interval_ms = (
+            5_000  # until the coordinator says; group.consumer.heartbeat.interval.ms by default
+        )
         self._held = False  # the coordinator may have a membership under this member id
         self._held_before_join = False
         self._partitions = Reconciliation()
         self._first = True  # no assignment was taken since the join
+        self._reduced = False  # by a revocation, and the user was not told yet what is left
         # what is open
         self._open = OpenRequests()
         self._revoked_untold = False
@@ -111,7 +87,7 @@ class ConsumerMember:
         self._taken: frozenset[TopicIdPartition] = frozenset()  # by the revocation that runs
         self._coordinator_known = False
         self._finding = False
-        self._repeated: RepeatHeartbeat | None = None
+        self._repeated: c.RepeatHeartbeat | None = None
         # time
         self._retry_at_ms: int | None = None
         self._resolve_at_ms: int | None = None
@@ -121,8 +97,8 @@ class ConsumerMember:
         self._polled = False  # since the poll interval passed
         self._leave_tries = 0
         self._leave_epoch = LEAVE
-        self._cause: type = Tick
-        self._out: list[ConsumerEffect] = []
+        self._cause: type = g.Tick
+        self._out: list[c.ConsumerEffect] = []
 
     @property
     def generation_id(self) -> int:
@@ -136,13 +112,13 @@ class ConsumerMember:
 
     # ------------------------------------------------------------ the machine's two questions
 
-    def handle(self, event: ConsumerEvent, now_ms: int) -> list[ConsumerEffect]:
+    def handle(self, event: c.ConsumerEvent, now_ms: int) -> list[c.ConsumerEffect]:
         """Take an event in and say what is to be done, in order."""
         self._out = []
         self._cause = type(event)
         _HANDLERS[type(event)](self, event, now_ms)
         self._settle(now_ms)
-        self._cause = Tick
+        self._cause = g.Tick
         self._do_what_is_due(now_ms)
         self._tell_news()
         self._keep_heartbeats()
@@ -154,17 +130,17 @@ class ConsumerMember:
 
     # ------------------------------------------------------------ events: the subscription and the coordinator
 
-    def _on_subscribe(self, event: Subscribe | SubscribeRegex, now_ms: int) -> None:
+    def _on_subscribe(self, event: g.Subscribe | c.SubscribeRegex, now_ms: int) -> None:
         beats, before = self._heartbeats, (self._heartbeats.topics, self._heartbeats.pattern)
-        beats.topics = tuple(sorted(set(event.topics))) if isinstance(event, Subscribe) else ()
-        beats.pattern = event.pattern if isinstance(event, SubscribeRegex) else None
+        beats.topics = tuple(sorted(set(event.topics))) if isinstance(event, g.Subscribe) else ()
+        beats.pattern = event.pattern if isinstance(event, c.SubscribeRegex) else None
         if self.state is _S.UNSUBSCRIBED:
             if beats.subscribed:
                 self._join(now_ms)
         elif before != (beats.topics, beats.pattern):
             beats.subscription_due = True
 
-    def _on_coordinator_found(self, event: CoordinatorFound, now_ms: int) -> None:
+    def _on_coordinator_found(self, event: g.CoordinatorFound, now_ms: int) -> None:
         self._finding = False
         self._coordinator_known = True
         if self.state is _S.FINDING:
@@ -176,7 +152,7 @@ class ConsumerMember:
             self._heartbeats.all_due = True  # nobody knows what the one before has heard
             self._retry_at_ms = None
 
-    def _on_coordinator_lost(self, event: CoordinatorLost, now_ms: int) -> None:
+    def _on_coordinator_lost(self, event: g.CoordinatorLost, now_ms: int) -> None:
         self._finding = False
         self._coordinator_known = False
         if self.state is _S.LEAVING:
@@ -188,7 +164,7 @@ class ConsumerMember:
 
     # ------------------------------------------------------------ events: answers
 
-    def _on_answer(self, event: ConsumerHeartbeatAnswered, now_ms: int) -> None:
+    def _on_answer(self, event: c.ConsumerHeartbeatAnswered, now_ms: int) -> None:
         answered = None if event.repeated else self._open.close()
         if event.repeated and self._repeated is not None and not event.error_code:
             # The connection has taken the epoch already. Told again, it would begin anew, and what else it has heard would be dropped.
@@ -216,7 +192,7 @@ class ConsumerMember:
         elif code in _MOVED:
             self._coordinator_known = False
 
-    def _join_answered(self, event: ConsumerHeartbeatAnswered, now_ms: int) -> None:
+    def _join_answered(self, event: c.ConsumerHeartbeatAnswered, now_ms: int) -> None:
         code = event.error_code
         if code:
             self._held = (self._held_before_join or code == _FENCED_MEMBER_EPOCH) and code not in _GONE
@@ -236,15 +212,15 @@ class ConsumerMember:
         else:
             self._join_refused(event, "joining", now_ms)
 
-    def _await_release(self, event: ConsumerHeartbeatAnswered, now_ms: int) -> None:
+    def _await_release(self, event: c.ConsumerHeartbeatAnswered, now_ms: int) -> None:
         if self._unreleased_since_ms is None:
             self._unreleased_since_ms = now_ms
-        if now_ms - self._unreleased_since_ms < _UNRELEASED_FOR_MS:
+        if now_ms - self._unreleased_since_ms < UNRELEASED_FOR_MS:
             self._back_off(now_ms)
         else:
             self._fail(event, "joining")
 
-    def _join_refused(self, event: ConsumerHeartbeatAnswered, doing: str, now_ms: int) -> None:
+    def _join_refused(self, event: c.ConsumerHeartbeatAnswered, doing: str, now_ms: int) -> None:
         code = event.error_code
         if code in _MOVED:
             self._coordinator_known = False
@@ -253,7 +229,7 @@ class ConsumerMember:
         else:
             self._fail(event, doing)
 
-    def _release_answered(self, event: ConsumerHeartbeatAnswered, now_ms: int) -> None:
+    def _release_answered(self, event: c.ConsumerHeartbeatAnswered, now_ms: int) -> None:
         # FENCED_INSTANCE_ID: it is another member that holds the instance id. The join will say so again, and it is waited for then.
         if event.error_code in _LEFT:
             self._held = False
@@ -261,7 +237,7 @@ class ConsumerMember:
         else:
             self._join_refused(event, "leaving an earlier membership of", now_ms)
 
-    def _accepted(self, event: ConsumerHeartbeatAnswered, now_ms: int) -> None:
+    def _accepted(self, event: c.ConsumerHeartbeatAnswered, now_ms: int) -> None:
         if event.member_epoch <= 0 or event.member_epoch < self._epoch:
             return  # of before a later one
         self._failures = 0
@@ -275,33 +251,36 @@ class ConsumerMember:
         if self.state in (_S.JOINING, _S.STABLE):
             self._reconcile()
 
-    def _follow(self, event: ConsumerHeartbeatAnswered) -> None:
+    def _follow(self, event: c.ConsumerHeartbeatAnswered) -> None:
         """Take the epoch and the interval."""
         moved, self._epoch = event.member_epoch != self._epoch, event.member_epoch
-        self._interval_ms = max(1, event.heartbeat_interval_ms)
+        if event.heartbeat_interval_ms > 0:
+            self._interval_ms = event.heartbeat_interval_ms
         if moved and self._repeated is not None and not event.repeated:
             # One may be under way with the epoch before, and its answer is lost with it: whatever it tells is asked for again.
             self._heartbeats.all_due = True
 
-    def _refused(self, event: ConsumerHeartbeatAnswered, now_ms: int) -> None:
+    def _refused(self, event: c.ConsumerHeartbeatAnswered, now_ms: int) -> None:
         """A heartbeat of a member was answered by an error. Whatever it told may be unheard: all is told again."""
         code = event.error_code
+        if code == _TOPIC_AUTHORIZATION_FAILED:
+            # Refused unheard: the membership stands, with the subscription of before, and goes on with what it is assigned.
+            self._heartbeats.subscription_due = True
+            self._raise(event, "subscribing in")
+            self._retry_at_ms = now_ms + self._backoff_ms()
+            return
         self._heartbeats.all_due = True
         if code in _MOVED:
             self._lose_coordinator(now_ms)
         elif code == _FENCED_MEMBER_EPOCH or code in _GONE:
             self._held = code == _FENCED_MEMBER_EPOCH
             self._lose(now_ms)
-        elif code == _TOPIC_AUTHORIZATION_FAILED:
-            # The membership stands, with the subscription of before.
-            self._raise(event, "subscribing in")
-            self._retry_at_ms = now_ms + self._backoff_ms()
         elif is_retriable(code):
             self._retry_at_ms = now_ms + self._backoff_ms()
         else:
             self._fail(event, "heartbeating in")
 
-    def _on_request_failed(self, event: RequestFailed, now_ms: int) -> None:
+    def _on_request_failed(self, event: g.RequestFailed, now_ms: int) -> None:
         failed = self._open.close()
         if self._is_member():
             # The coordinator may have heard it or not.
@@ -319,47 +298,62 @@ class ConsumerMember:
 
     # ------------------------------------------------------------ events: reconciling
 
-    def _on_topic_names(self, event: TopicNames, now_ms: int) -> None:
+    def _on_topic_names(self, event: c.TopicNames, now_ms: int) -> None:
         self._partitions.learn(event.names)
         self._ask_names(now_ms)
         if self.state is _S.STABLE:
             self._reconcile()
 
-    def _on_callback_done(self, event: RevocationDone | LossDone | AssignmentDone, now_ms: int) -> None:
+    def _on_callback_done(self, event: g.RevocationDone | g.LossDone | g.AssignmentDone, now_ms: int) -> None:
         if self._awaited is not type(event):
             return  # of a membership that was left
         self._awaited = None
-        if isinstance(event, LossDone):
+        if isinstance(event, g.LossDone):
             self._partitions.owned = {}
-        elif isinstance(event, RevocationDone):
+        elif isinstance(event, g.RevocationDone):
             self._partitions.drop(self._taken)
             self._taken = frozenset()
             if self.state is _S.REVOKING:
-                self._revoked_untold = True
-                self._reconcile(revoked=True)
+                self._revoked_untold = self._reduced = True
+                self._reconcile()
         elif self.state is _S.ASSIGNING:
             self._heartbeats.owned_due = True
             self._reconcile()
 
-    def _reconcile(self, *, revoked: bool = False) -> None:
+    def _reconcile(self) -> None:
         """One step from what is owned to the target: take away what is not in it, else add the rest, else rest.
 
         A target that comes while a callback runs is looked at when it has returned, so that no two run at once. What was revoked and
         is in the newest target again is assigned again.
+
+        Nothing is added while a request is open that tells what is owned, or may have been heard without an answer: the member is
+        given t-0, says for another reason that it owns nothing, begins to read t-0; meanwhile the coordinator wants t-0 for another, reads
+        that it is not owned, and gives it away. The answer tells what may be added.
         """
         owned, reachable = self._partitions.owned, self._partitions.reachable()
         gone = {key: tp for key, tp in owned.items() if reachable.get(key) != tp}
+        added = tuple(sorted(tp for key, tp in reachable.items() if key not in owned))
         if gone:
             partitions = tuple(sorted(gone.values()))
             self._go(_S.REVOKING)
-            self._awaited, self._taken = RevocationDone, frozenset(gone)
-            self._out += [StopFetching(partitions), CommitBeforeRevoke(partitions), CallRevoked(partitions)]
-        elif revoked or reachable.keys() != owned.keys() or (self._first and not self._partitions.target):
-            added = tuple(sorted(tp for key, tp in reachable.items() if key not in owned))
-            self._partitions.owned, self._first, self._awaited = reachable, False, AssignmentDone
+            self._awaited, self._taken = g.RevocationDone, frozenset(gone)
+            self._out += [
+                g.StopFetching(partitions),
+                g.CommitBeforeRevoke(partitions),
+                g.CallRevoked(partitions),
+            ]
+        elif added and (self._open or self._heartbeats.all_due):
+            self._rest()
+        elif added or self._reduced or (self._first and not self._partitions.target):
+            self._partitions.owned, self._awaited = reachable, g.AssignmentDone
+            self._first = self._reduced = False
             self._go(_S.ASSIGNING)
-            self._out += [AssignPartitions(self.assignment), CallAssigned(added)]
-        elif self.state is not _S.STABLE:
+            self._out += [g.AssignPartitions(self.assignment), g.CallAssigned(added)]
+        else:
+            self._rest()
+
+    def _rest(self) -> None:
+        if self.state is not _S.STABLE:
             self._go(_S.STABLE)
 
     def _ask_names(self, now_ms: int) -> None:
@@ -370,23 +364,23 @@ class ConsumerMember:
         elif self._resolve_failures == 0 or (
             self._resolve_at_ms is not None and now_ms >= self._resolve_at_ms
         ):
-            self._out.append(ResolveTopicIds(unresolved))
+            self._out.append(c.ResolveTopicIds(unresolved))
             self._resolve_at_ms = now_ms + self._spread_ms(self._resolve_failures)
             self._resolve_failures += 1
 
     # ------------------------------------------------------------ events: the user's thread
 
-    def _on_poll_progress(self, event: PollProgress, now_ms: int) -> None:
+    def _on_poll_progress(self, event: g.PollProgress, now_ms: int) -> None:
         self._polled = True
         if self.state is _S.FENCED:
-            self._out.append(Raise(_FENCED_INSTANCE_ID, f"polling in group {self.group_id!r}"))
+            self._out.append(g.Raise(_FENCED_INSTANCE_ID, f"polling in group {self.group_id!r}"))
         elif self.state is _S.FAILED and self._is_free():
             self._unreleased_since_ms = None
             self._join(now_ms)
 
-    def _on_poll_expired(self, event: PollExpired, now_ms: int) -> None:
+    def _on_poll_expired(self, event: g.PollExpired, now_ms: int) -> None:
         self._polled = False
-        if _S.EXPIRED not in TRANSITIONS[self.state].get(PollExpired, ()):
+        if _S.EXPIRED not in TRANSITIONS[self.state].get(g.PollExpired, ()):
             return
         releasing = self.state is _S.RELEASING
         self._give_up()
@@ -394,7 +388,7 @@ class ConsumerMember:
         if self._held and self._coordinator_known and not releasing:
             self._send_leave(LEAVE if self.group_instance_id is None else LEAVE_FOR_NOW)
 
-    def _on_leave_asked(self, event: Leave, now_ms: int) -> None:
+    def _on_leave_asked(self, event: g.Leave, now_ms: int) -> None:
         if self.state is _S.LEAVING:
             return
         static = self.group_instance_id is not None
@@ -419,7 +413,7 @@ class ConsumerMember:
         self._coordinator_known = self._coordinator_known and code == _LOAD_IN_PROGRESS
         self._retry_at_ms = now_ms + self._backoff_ms()
 
-    def _ignore(self, event: ConsumerEvent, now_ms: int) -> None:
+    def _ignore(self, event: c.ConsumerEvent, now_ms: int) -> None:
         """Tick: what is due is seen to after every event. TopicsChanged: the coordinator watches the topics. Rejoin: a member of this
         protocol cannot ask for a rebalance; enforce_rebalance() does nothing here, as in Java's consumer."""
 
@@ -430,8 +424,8 @@ class ConsumerMember:
         if self.state not in _GIVING_UP:
             return
         if self._partitions.owned and self._awaited is None:
-            self._awaited = LossDone
-            self._out.append(CallLost(self.assignment))
+            self._awaited = g.LossDone
+            self._out.append(g.CallLost(self.assignment))
         elif self._is_free() and (self.state is _S.LOSING or (self.state is _S.EXPIRED and self._polled)):
             self._join(now_ms)
 
@@ -464,12 +458,12 @@ class ConsumerMember:
         """Say what the connection repeats, where it is not that already."""
         wanted = None
         if self._is_member() and self._coordinator_known and not (self._open and self._heartbeats_rest):
-            wanted = RepeatHeartbeat(self.member_id, self._epoch, self.group_instance_id, self._interval_ms)
+            wanted = c.RepeatHeartbeat(self.member_id, self._epoch, self.group_instance_id, self._interval_ms)
         if wanted == self._repeated:
             return
         self._repeated = wanted
         if wanted is None:
-            self._out.insert(0, StopHeartbeats())
+            self._out.insert(0, g.StopHeartbeats())
         else:
             self._out.append(wanted)
 
@@ -514,7 +508,7 @@ class ConsumerMember:
         else:
             self._go(_S.LOSING)
 
-    def _fail(self, event: ConsumerHeartbeatAnswered, doing: str) -> None:
+    def _fail(self, event: c.ConsumerHeartbeatAnswered, doing: str) -> None:
         self._give_up()
         fenced = event.error_code == _FENCED_INSTANCE_ID
         if fenced:
@@ -522,29 +516,21 @@ class ConsumerMember:
         self._go(_S.FENCED if fenced else _S.FAILED)
         self._raise(event, doing)
 
-    def _raise(self, event: ConsumerHeartbeatAnswered, doing: str) -> None:
-        message = f"{doing} group {self.group_id!r}"
-        if event.error_message:
-            message += f" (the coordinator says: {event.error_message})"
-        if event.error_code == _UNSUPPORTED_VERSION:
-            message += (
-                ": its coordinator does not speak the consumer protocol (KIP-848); set group.protocol=classic"
-            )
-        elif event.error_code == _UNRELEASED_INSTANCE_ID:
-            message += f": another member has held group.instance.id={self.group_instance_id!r} for {_UNRELEASED_FOR_MS} ms; end it first"
-        self._out.append(Raise(event.error_code, message))
+    def _raise(self, event: c.ConsumerHeartbeatAnswered, doing: str) -> None:
+        message = told_of(event, f"{doing} group {self.group_id!r}", self.group_instance_id)
+        self._out.append(g.Raise(event.error_code, message))
 
     def _give_up(self) -> None:
         """Out of the group: read nothing more of what is owned. What a revocation takes was stopped already."""
         owned = self._partitions.owned
         if going := tuple(sorted(tp for key, tp in owned.items() if key not in self._taken)):
-            self._out.append(StopFetching(going))
+            self._out.append(g.StopFetching(going))
         self._forget_membership()
 
     def _forget_membership(self) -> None:
         self._epoch = -1
         self._partitions.target = frozenset()
-        self._first = True
+        self._first, self._reduced = True, False
         self._heartbeats.nothing_due()
         self._revoked_untold = False
         self._retry_at_ms = self._resolve_at_ms = None
@@ -559,7 +545,7 @@ class ConsumerMember:
     def _find(self) -> None:
         if not self._finding:
             self._finding = True
-            self._out.append(FindCoordinator())
+            self._out.append(g.FindCoordinator())
 
     def _back_off(self, now_ms: int) -> None:
         self._go(_S.BACKING_OFF)
@@ -578,24 +564,24 @@ class ConsumerMember:
         self._retry_at_ms = None
         if self.state is not _S.UNSUBSCRIBED:
             self._go(_S.UNSUBSCRIBED)
-        self._out.append(Left())
+        self._out.append(g.Left())
 
 
 _HANDLERS: Final[Mapping[type, Callable[..., None]]] = {
-    Subscribe: ConsumerMember._on_subscribe,
-    SubscribeRegex: ConsumerMember._on_subscribe,
-    CoordinatorFound: ConsumerMember._on_coordinator_found,
-    CoordinatorLost: ConsumerMember._on_coordinator_lost,
-    ConsumerHeartbeatAnswered: ConsumerMember._on_answer,
-    RequestFailed: ConsumerMember._on_request_failed,
-    TopicNames: ConsumerMember._on_topic_names,
-    RevocationDone: ConsumerMember._on_callback_done,
-    LossDone: ConsumerMember._on_callback_done,
-    AssignmentDone: ConsumerMember._on_callback_done,
-    TopicsChanged: ConsumerMember._ignore,
-    PollProgress: ConsumerMember._on_poll_progress,
-    PollExpired: ConsumerMember._on_poll_expired,
-    Rejoin: ConsumerMember._ignore,
-    Leave: ConsumerMember._on_leave_asked,
-    Tick: ConsumerMember._ignore,
+    g.Subscribe: ConsumerMember._on_subscribe,
+    c.SubscribeRegex: ConsumerMember._on_subscribe,
+    g.CoordinatorFound: ConsumerMember._on_coordinator_found,
+    g.CoordinatorLost: ConsumerMember._on_coordinator_lost,
+    c.ConsumerHeartbeatAnswered: ConsumerMember._on_answer,
+    g.RequestFailed: ConsumerMember._on_request_failed,
+    c.TopicNames: ConsumerMember._on_topic_names,
+    g.RevocationDone: ConsumerMember._on_callback_done,
+    g.LossDone: ConsumerMember._on_callback_done,
+    g.AssignmentDone: ConsumerMember._on_callback_done,
+    g.TopicsChanged: ConsumerMember._ignore,
+    g.PollProgress: ConsumerMember._on_poll_progress,
+    g.PollExpired: ConsumerMember._on_poll_expired,
+    g.Rejoin: ConsumerMember._ignore,
+    g.Leave: ConsumerMember._on_leave_asked,
+    g.Tick: ConsumerMember._ignore,
 }

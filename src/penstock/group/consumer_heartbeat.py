@@ -7,12 +7,31 @@ from enum import Enum, auto
 from typing import Final
 
 from .consumer_assignment import TopicIdPartition
-from .consumer_messages import SendConsumerHeartbeat
+from .consumer_messages import ConsumerHeartbeatAnswered, SendConsumerHeartbeat
 
 JOIN: Final = 0
 LEAVE: Final = -1
 LEAVE_FOR_NOW: Final = -2
 """Member epochs with a meaning of their own; a static member leaves for now and keeps its place for the session's timeout."""
+
+
+UNRELEASED_FOR_MS: Final = 60_000
+"""How long another holder of this group.instance.id is waited for: the longest session that a broker allows by default
+(group.consumer.max.session.timeout.ms), so that one that died is gone by then."""
+
+_UNSUPPORTED_VERSION, _UNRELEASED_INSTANCE_ID = 35, 111
+
+
+def told_of(event: ConsumerHeartbeatAnswered, doing: str, group_instance_id: str | None) -> str:
+    """What a refusal is told to the user with, beside the error's name: what was done, what the coordinator says, the remedy."""
+    message = f"{doing} (the coordinator says: {event.error_message})" if event.error_message else doing
+    if event.error_code == _UNSUPPORTED_VERSION:
+        remedy = "set group.protocol=classic"
+        message += f": its coordinator does not speak the consumer protocol (KIP-848); {remedy}"
+    elif event.error_code == _UNRELEASED_INSTANCE_ID:
+        held = f"another member has held group.instance.id={group_instance_id!r} for {UNRELEASED_FOR_MS} ms"
+        message += f": {held}; end it first"
+    return message
 
 
 class Request(Enum):

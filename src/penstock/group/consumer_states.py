@@ -111,7 +111,7 @@ TRANSITIONS: Final[dict[ConsumerState, Ways]] = {
         **_LEAVE,
     },
     _S.RELEASING: {
-        ConsumerHeartbeatAnswered: frozenset({_S.JOINING, _S.UNSUBSCRIBED, _S.BACKING_OFF, _S.FAILED}),
+        ConsumerHeartbeatAnswered: _JOIN | {_S.BACKING_OFF, _S.FAILED},
         RequestFailed: frozenset({_S.BACKING_OFF}),
         **_EXPIRED,
         **_LEAVE,
@@ -123,7 +123,7 @@ TRANSITIONS: Final[dict[ConsumerState, Ways]] = {
         **_LEAVE,
     },
     _S.REVOKING: {
-        RevocationDone: frozenset({_S.REVOKING, _S.ASSIGNING}),
+        RevocationDone: frozenset({_S.REVOKING, _S.ASSIGNING, _S.STABLE}),
         ConsumerHeartbeatAnswered: _REFUSED | {_S.LOSING},
         **_EXPIRED,
         **_LEAVE,

@@ -189,7 +189,9 @@ class Checked:
         effects = machine.handle(event, self.now_ms)
         for effect in effects:
             self.listener.hear(effect)
-            if isinstance(effect, c.SendConsumerHeartbeat):
+            if isinstance(effect, g.CallAssigned) and effect.partitions:
+                assert not any(epoch > 0 for epoch in self.sent), "the coordinator is told they are not owned"
+            elif isinstance(effect, c.SendConsumerHeartbeat):
                 self._heard(effect)
             elif isinstance(effect, c.RepeatHeartbeat):
                 assert self.repeated != effect, "said twice"

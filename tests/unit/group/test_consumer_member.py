@@ -326,6 +326,8 @@ def test_a_topic_that_may_not_be_read_is_raised_and_the_membership_stands() -> N
     walk.refuse(TOPIC_AUTHORIZATION, "no")
     assert walk.the(g.Raise).error_code == TOPIC_AUTHORIZATION
     assert (walk.state, walk.machine.assignment) == (ConsumerState.STABLE, (T0, T1))
+    walk.target(T0, T1, T2)
+    assert g.CallAssigned((T2,)) in walk.said
     walk.feed(g.Subscribe(("t",)))
     walk.until_due()
     assert walk.the(c.SendConsumerHeartbeat).subscribed_topic_names == ("t",)
@@ -440,6 +442,37 @@ def test_another_interval_is_repeated_at() -> None:
     walk = Walk().stable()
     walk.feed(c.ConsumerHeartbeatAnswered(0, None, "me", 1, 9_000, None, repeated=True))
     assert walk.only(c.RepeatHeartbeat).interval_ms == 9_000
+    assert walk.feed(c.ConsumerHeartbeatAnswered(0, None, "me", 1, 0, None, repeated=True)) == []
+
+
+def test_nothing_is_added_while_the_coordinator_is_told_that_it_is_not_owned() -> None:
+    """It would read that t-0 was given back, and give it to another, while this member begins to read it."""
+    walk = Walk().empty()
+    walk.feed(g.Subscribe(("t", "u")))
+    assert walk.the(c.SendConsumerHeartbeat).topic_partitions == ()
+    assert walk.target(T0) == []  # told before the coordinator heard it, and seen to after
+    assert (walk.state, walk.machine.assignment) == (ConsumerState.STABLE, ())
+    walk.lost()  # and whether it heard it is not known
+    assert walk.feed(c.TopicNames(NAMES)) == []
+    walk.until_due()
+    walk.feed(g.CoordinatorFound())
+    assert walk.the(c.SendConsumerHeartbeat).topic_partitions == ()
+    walk.answer(T1, epoch=3)
+    assert g.AssignPartitions((T1,)) in walk.said
+
+
+def test_what_is_left_after_a_revocation_is_told_when_the_rest_may_be_added() -> None:
+    walk = Walk().stable()
+    walk.target(T0, U0)
+    walk.feed(g.Subscribe(("t", "u")))
+    assert walk.the(c.SendConsumerHeartbeat).topic_partitions == ids(T0, T1)
+    walk.feed(g.RevocationDone())
+    assert (walk.said, walk.state, walk.machine.assignment) == ([], ConsumerState.STABLE, (T0,))
+    walk.answer(T0, epoch=2)
+    assert g.AssignPartitions((T0,)) in walk.said
+    assert g.CallAssigned(()) in walk.said
+    walk.feed(g.AssignmentDone())
+    assert walk.the(c.SendConsumerHeartbeat).topic_partitions == ids(T0)
 
 
 # ------------------------------------------------------------ names of topic ids
