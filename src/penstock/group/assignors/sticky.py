@@ -21,7 +21,7 @@ from .user_data import decode_generation, decode_owned, encode_generation, encod
 Shares = dict[str, list[TopicPartition]]
 
 _MOST_ROUNDS: Final = 10
-"""How far the rebalances that follow one another are looked ahead; more than three or four have not been seen."""
+"""How far the rebalances that follow one another are looked ahead; in random groups more than two were not needed."""
 
 
 class _Group:
