@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -145,6 +147,38 @@ def test_the_partitions_of_a_member_that_is_silent_go_to_the_others(broker: DevB
         group.read(120)
         remove()
         group.share(3, 3)
+
+
+ANOTHER_PROCESS = """
+import sys
+from confluent_kafka import Consumer
+consumer = Consumer({"bootstrap.servers": sys.argv[1], "group.id": "g", "group.protocol": "consumer", "auto.offset.reset": "earliest"})
+consumer.subscribe(["t"])
+while len(consumer.assignment()) < 3:
+    consumer.poll(0.05)
+print("has its share", flush=True)
+while True:
+    consumer.poll(0.05)
+"""
+
+
+def test_a_member_is_killed(broker: DevBroker) -> None:
+    produce(broker, 60)
+    with team(broker) as group:
+        group.join()
+        group.share(6)
+        group.read(60)
+        command = [sys.executable, "-c", ANOTHER_PROCESS, broker.bootstrap_servers]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as other:
+            try:
+                group.until(lambda: group.sizes == [3], "expected the other process to have its share")
+                assert other.stdout is not None
+                assert other.stdout.readline() == b"has its share\n"
+            finally:
+                other.kill()
+        produce(broker, 60)
+        group.share(6)
+        group.read(120)
 
 
 def test_a_static_member_comes_back_to_what_it_had(broker: DevBroker) -> None:

@@ -432,8 +432,12 @@ class GroupCoordinator:
         if group is not None and group.consumer is not None:
             return self.consumers.commit_code(group.consumer, event)
         simple = event.generation < 0 and not event.member_id and event.instance_id is None
+        if group is None and event.generation >= 0:
+            # Kafka says GROUP_ID_NOT_FOUND from version 9 on, which ends a consumer. But Kafka's members outlive a restart.
+            new = event.version >= 9 and event.producer_id < 0
+            return Code.UNKNOWN_MEMBER_ID if new else Code.ILLEGAL_GENERATION
         if group is None or (group.state is EMPTY and event.generation < 0):
-            return Code.NONE if event.generation < 0 else Code.ILLEGAL_GENERATION
+            return Code.NONE
         if event.producer_id >= 0 and simple:
             return Code.NONE  # a producer older than KIP-447 does not say which member it is
         code = self._member_code(group, event.member_id, event.instance_id, event.generation)
