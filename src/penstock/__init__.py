@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .admin import Admin
     from .consumer import AsyncKafkaConsumer, KafkaConsumer
     from .devbroker import DevBroker
-    from .group.assignors import Assignor
+    from .group.assignors import Assignor, RebalanceProtocol
     from .metrics import MetricName
     from .producer import KafkaProducer
 
@@ -46,6 +46,7 @@ _LAZY = {
     "KafkaConsumer": "penstock.consumer.kafka_consumer",
     "KafkaProducer": "penstock.producer",
     "MetricName": "penstock.metrics",
+    "RebalanceProtocol": "penstock.group.assignors",
 }
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "OffsetAndMetadata",
     "OffsetAndTimestamp",
     "PartitionInfo",
+    "RebalanceProtocol",
     "RecordMetadata",
     "TimestampType",
     "TopicPartition",

@@ -60,6 +60,7 @@ class Membership:
         self.driver: GroupDriver | None = None
         self.listener: object | None = None
         self.polled = False
+        self._assignors = assignors_for(config["partition.assignment.strategy"])
         self.pattern: str | None = (
             None  # subscribed to by pattern, given as text: the coordinator may match it (KIP-848)
         )
@@ -166,7 +167,7 @@ class Membership:
             heartbeat_interval_ms=config["heartbeat.interval.ms"],
             retry_backoff_ms=config["retry.backoff.ms"],
             retry_backoff_max_ms=config["retry.backoff.max.ms"],
-            assignors=assignors_for(config["partition.assignment.strategy"]),
+            assignors=self._assignors,
             rack_id=config["client.rack"] or None,
             jitter=random.random,
         )
