@@ -8,6 +8,7 @@ PENSTOCK_SOAK_SECONDS=1 has each kind lead with each assignor.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -18,7 +19,7 @@ from tests.support import history as h
 from tests.support.history import Place
 from tests.support.kafka import ADMIN_TIMEOUT_S, RealKafka
 from tests.support.members import KINDS, Member, Members
-from tests.support.workload import SOAK_SECONDS
+from tests.support.workload import CONSUMER_PROTOCOL, SOAK_SECONDS
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 
@@ -59,24 +60,34 @@ class Group:
         self.places = [Place(members.topic, number) for number in range(PARTITIONS)]
         self.acknowledged: list[h.Acknowledged] = []
         self._assignor = assignor
+        self._counts: Counter[str] = Counter()
         self._numbers = itertools.count()
 
-    def join(self, kind: str) -> Member:
-        config = {
-            "partition.assignment.strategy": self._assignor,
-            "session.timeout.ms": 30_000,
-            "heartbeat.interval.ms": 300,
-            "client.id": kind,
-            # kafka-python may assign before it knows the topic, and mends it with the next metadata
-            "metadata.max.age.ms": 1_000,
-        }
-        return self.members.start(kind, self.name, config=config, name=kind)
+    def join(self, kind: str, *, assignor: str | None = None, session_ms: int = 30_000) -> Member:
+        """A member, with the group's assignor or another; CONSUMER_PROTOCOL for none of its own."""
+        assignor = assignor or self._assignor
+        self._counts[kind] += 1
+        name = f"{kind}-{self._counts[kind]}"
+        # kafka-python may assign before it knows the topic, and mends it with the next metadata
+        config: dict[str, object] = {"client.id": name, "metadata.max.age.ms": 1_000}
+        if assignor == CONSUMER_PROTOCOL:
+            config["group.protocol"] = "consumer"
+        else:
+            config |= {
+                "partition.assignment.strategy": assignor,
+                "session.timeout.ms": session_ms,
+                "heartbeat.interval.ms": 300,
+            }
+        return self.members.start(kind, self.name, config=config, name=name)
 
     def settle(self, when: str) -> None:
         """Every partition has one owner and every member a share, by the members' notes and by the broker's word."""
         self.members.until(self._shared_out, f"{when}: a share for each")
-        self.members.until(lambda: self.by_the_broker() == self.by_the_notes(), f"{when}: the broker's word")
-        assert h.one_owner_each(self.by_the_broker(), self.places) == [], when
+        if self._assignor != CONSUMER_PROTOCOL:  # which librdkafka's describe_consumer_groups does not know
+            self.members.until(
+                lambda: self.by_the_broker() == self.by_the_notes(), f"{when}: the broker's word"
+            )
+            assert h.one_owner_each(self.by_the_broker(), self.places) == [], when
 
     def by_the_notes(self) -> dict[str, set[Place]]:
         return {member.name: set(member.owned) for member in self.members.running}
@@ -90,6 +101,19 @@ class Group:
             member.client_id: {Place(tp.topic, tp.partition) for tp in member.assignment.topic_partitions}
             for member in told.members
         }
+
+    def by_the_tool(self) -> dict[str, int]:
+        """How many partitions each member has, by kafka-consumer-groups.sh --describe --members --verbose."""
+        described = java_tool(
+            "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
+            [
+                *("--bootstrap-server", self.kafka.bootstrap_servers),
+                *("--describe", "--group", self.name, "--members", "--verbose"),
+            ],
+        ).stdout
+        header, *rows = [line.split() for line in described.splitlines() if line.strip()]
+        client, count = header.index("CLIENT-ID"), header.index("#PARTITIONS")
+        return {row[client]: int(row[count]) for row in rows}
 
     def _shared_out(self) -> bool:
         owned = self.by_the_notes()
@@ -155,20 +179,49 @@ def judge(group: Group, assignor: str) -> None:
 
 
 def test_22_the_tool_of_kafka_sees_the_same(group_of: Callable[[str], Group]) -> None:
-    """kafka-consumer-groups.sh --describe --members --verbose."""
     group = group_of("range")
     for kind in ("java", "penstock"):
         group.join(kind)
     group.settle("both")
-    described = java_tool(
-        "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
-        [
-            *("--bootstrap-server", group.kafka.bootstrap_servers),
-            *("--describe", "--group", group.name, "--members", "--verbose"),
-        ],
-    ).stdout
-    rows = [line.split() for line in described.splitlines() if line.startswith(group.name)]
-    assert {row[3]: int(row[4]) for row in rows} == {"java": PARTITIONS // 2, "penstock": PARTITIONS // 2}
+    assert group.by_the_tool() == {"java-1": PARTITIONS // 2, "penstock-1": PARTITIONS // 2}
+
+
+def test_22_the_consumer_protocol(group_of: Callable[[str], Group]) -> None:
+    """KIP-848: Java's, librdkafka's and penstock's members in one group, which the coordinator shares out."""
+    group = group_of(CONSUMER_PROTOCOL)
+    group.kafka.configure_group(group.name, consumer_heartbeat_interval_ms=300)
+    for kind in ("penstock", "java", "confluent"):
+        group.join(kind)
+    group.settle("all together")
+    assert group.by_the_tool() == {name: len(places) for name, places in group.by_the_notes().items()}
+    group.produce_and_read("all together")
+    for member in group.members.all[:-1]:
+        member.stop()
+        group.settle(f"without {member.name}")
+        group.produce_and_read(f"without {member.name}")
+    group.members.all[-1].stop()
+    judge(group, "")
+
+
+def test_21_migration(group_of: Callable[[str], Group]) -> None:
+    """A group rolls from the classic protocol to KIP-848's and back, one member after another, and nothing is lost on the way; a
+    kafka-python member, which knows the classic one only, is there throughout."""
+    group = group_of(CONSUMER_PROTOCOL)
+    group.kafka.configure_group(group.name, consumer_heartbeat_interval_ms=300)
+    rolling = [group.join(kind, assignor="range") for kind in ("penstock", "java", "confluent")]
+    stays = group.join("kafka-python", assignor="range")
+    group.settle("classic")
+    group.produce_and_read("classic")
+    for assignor in (CONSUMER_PROTOCOL, "range"):
+        for index, member in enumerate(rolling):
+            member.stop()
+            rolling[index] = group.join(member.kind, assignor=assignor)
+            when = f"{member.kind} is back with {assignor}"
+            group.settle(when)
+            group.produce_and_read(when)
+    for member in [stays, *rolling]:
+        member.stop()
+    judge(group, "")
 
 
 @pytest.mark.parametrize("victim", ["penstock", "java"])
@@ -176,17 +229,7 @@ def test_22_a_killed_member_is_replaced(group_of: Callable[[str], Group], victim
     """A leader that dies without a word, of either client: the other takes all when its session is over, and reads on."""
     group = group_of("cooperative-sticky")
     other = "java" if victim == "penstock" else "penstock"
-    dies = group.members.start(
-        victim,
-        group.name,
-        name=victim,
-        config={
-            "partition.assignment.strategy": "cooperative-sticky",
-            "session.timeout.ms": 2_000,
-            "heartbeat.interval.ms": 300,
-            "client.id": victim,
-        },
-    )
+    dies = group.join(victim, session_ms=2_000)
     group.settle(f"{victim} alone")
     group.join(other)
     group.settle("both")

@@ -24,26 +24,35 @@ from tests.support.proxy import TO_CLIENT, Proxy
 # kafka-python reads its schemas in a way that is deprecated
 pytestmark = [pytest.mark.kafka, pytest.mark.filterwarnings("ignore:(read|open)_text is deprecated")]
 WAIT_S = 60.0
-ASSIGNORS = ["range", "cooperative-sticky"]
+ASSIGNORS = ["range", "cooperative-sticky", "consumer"]
+"""The last one is the consumer protocol, where the coordinator assigns (KIP-848)."""
 
 
 @contextmanager
 def consumer_of(bootstrap: str, *topics: str, **config: Any) -> Iterator[KafkaConsumer]:
-    options = {"auto_offset_reset": "earliest", "enable_auto_commit": False, "heartbeat_interval_ms": 100}
+    options = {"auto_offset_reset": "earliest", "enable_auto_commit": False}
     with KafkaConsumer(*topics, bootstrap_servers=bootstrap, **{**options, **config}) as consumer:
         yield consumer
+
+
+def member_options(kafka: RealKafka, group: str, assignor: str) -> dict[str, Any]:
+    """Of a member with quick heartbeats."""
+    if assignor == "consumer":
+        kafka.configure_group(group, consumer_heartbeat_interval_ms=100)
+        return {"group_id": group, "group_protocol": "consumer"}
+    return {"group_id": group, "partition_assignment_strategy": assignor, "heartbeat_interval_ms": 100}
 
 
 class Churn:
     """Others join the group, have a partition, and leave, one after another; the next comes once `whole()` holds again."""
 
     def __init__(
-        self, bootstrap: str, topic: str, group: str, assignor: str, rounds: int, whole: Callable[[], bool]
+        self, bootstrap: str, topic: str, options: dict[str, Any], rounds: int, whole: Callable[[], bool]
     ) -> None:
         self._whole = whole
         self.finished = threading.Event()
         self.failure: BaseException | None = None
-        self._make = lambda: consumer_of(bootstrap, group_id=group, partition_assignment_strategy=assignor)
+        self._make = lambda: consumer_of(bootstrap, **options)
         self._topic = topic
         self._rounds = rounds
         self._thread = threading.Thread(target=self._run, name="churn")
@@ -133,12 +142,8 @@ def test_14_commit_in_rebalance(
     kafka.create_topic(topic, 4)
     kafka.produce(topic, [(b"%d" % (n % 40), b"%d" % n) for n in range(20_000)])
     group, seen = unique("group"), set()
-    with consumer_of(
-        kafka.bootstrap_servers,
-        group_id=group,
-        partition_assignment_strategy=assignor,
-        max_poll_records=50,
-    ) as consumer:
+    options = member_options(kafka, group, assignor)
+    with consumer_of(kafka.bootstrap_servers, max_poll_records=50, **options) as consumer:
         committer = Committer(consumer)
         consumer.subscribe([topic], listener=committer)
         deadline = time.monotonic() + WAIT_S
@@ -154,9 +159,7 @@ def test_14_commit_in_rebalance(
         while not read():
             pass
         threads = {t.name for t in threading.enumerate()}
-        with Churn(
-            kafka.bootstrap_servers, topic, group, assignor, 4, lambda: len(committer.owned) == 4
-        ) as churn:
+        with Churn(kafka.bootstrap_servers, topic, options, 4, lambda: len(committer.owned) == 4) as churn:
             while not churn.finished.is_set():
                 read()
                 for _ in range(3):
@@ -211,7 +214,12 @@ def test_14_a_commit_of_one_who_has_been_away_is_refused(
     kafka.create_topic(topic, 1)
     kafka.produce(topic, [(None, b"%d" % n) for n in range(20)])
     group, tp = unique("group"), TopicPartition(topic, 0)
-    options = {"group_id": group, "max_poll_interval_ms": 1_000, "session_timeout_ms": 1_000}
+    options = {
+        "group_id": group,
+        "max_poll_interval_ms": 1_000,
+        "session_timeout_ms": 1_000,
+        "heartbeat_interval_ms": 100,
+    }
     with consumer_of(kafka.bootstrap_servers, topic, max_poll_records=5, **options) as slow:
         records: Any = []
         while not records:
@@ -261,10 +269,8 @@ def test_13_poll_vs_revoke(kafka: RealKafka, topic: str, unique: Callable[[str],
             events.append(h.Taken("a", time.monotonic_ns(), places(partitions)))
             owned.difference_update(partitions)
 
-    group = unique("group")
-    with consumer_of(
-        kafka.bootstrap_servers, group_id=group, partition_assignment_strategy=assignor, max_poll_records=20
-    ) as consumer:
+    options = member_options(kafka, unique("group"), assignor)
+    with consumer_of(kafka.bootstrap_servers, max_poll_records=20, **options) as consumer:
         consumer.subscribe([topic], listener=Listener())
 
         def read() -> int:
@@ -275,7 +281,7 @@ def test_13_poll_vs_revoke(kafka: RealKafka, topic: str, unique: Callable[[str],
 
         while not read():
             pass
-        with Churn(kafka.bootstrap_servers, topic, group, assignor, 3, lambda: len(owned) == 4) as churn:
+        with Churn(kafka.bootstrap_servers, topic, options, 3, lambda: len(owned) == 4) as churn:
             while not churn.finished.is_set():
                 read()
         for _ in range(20):

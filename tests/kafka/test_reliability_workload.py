@@ -1,14 +1,14 @@
 """No record is lost, repeated under another offset, or skipped, whatever dies or is cut off: one workload, several judges.
 
-The workload runs once per cluster, one broker and three; each test below is a checker over what it left behind.
-PENSTOCK_SOAK_SECONDS=3600 makes it go on with random faults for that long.
+The workload runs once per entry of RUNS; each test below is a checker over what it left behind.
+PENSTOCK_SOAK_SECONDS=3600 has test_soak go on for that long, with the faults in any order; -s shows how it goes.
 """
 
 from __future__ import annotations
 
+import random
 import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -16,25 +16,37 @@ import pytest
 from tests.support import history as h
 from tests.support.kafka import RealKafka
 from tests.support.members import Members
-from tests.support.workload import SOAK_SECONDS, Feed, Workload, run_faults, stored_commits
+from tests.support.workload import (
+    CONSUMER_PROTOCOL,
+    PARTITIONS,
+    SOAK_SECONDS,
+    Feed,
+    Workload,
+    all_stored_commits,
+)
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(SOAK_SECONDS + 400)]
 
-FAULTS = {
-    1: ["consumer_killed", "coordinator_cut", "consumer_stopped", "connections_reset", "leader_killed"],
-    3: [
-        "leader_killed",
-        "consumer_killed",
-        "coordinator_cut",
-        "coordinator_killed",
-        "leader_cut",
-        "consumer_stopped",
-        "connections_reset",
-    ],
+ONE_BROKER = ["consumer_killed", "coordinator_cut", "consumer_stopped", "connections_reset", "leader_killed"]
+THREE_BROKERS = [
+    "leader_killed",
+    "consumer_killed",
+    "coordinator_cut",
+    "coordinator_killed",
+    "leader_cut",
+    "consumer_stopped",
+    "connections_reset",
+]
+RUNS = {
+    "one-broker": (1, "range", ONE_BROKER),
+    "three-brokers": (3, "cooperative-sticky", THREE_BROKERS),
+    "consumer-protocol": (
+        3,
+        CONSUMER_PROTOCOL,
+        ["consumer_killed", "coordinator_killed", "coordinator_cut", "consumer_stopped"],
+    ),
 }
-
-ASSIGNORS = {1: "range", 3: "cooperative-sticky"}
-"""Eager rebalancing on the one cluster, cooperative on the other (KIP-429)."""
+"""Brokers, who assigns, and the faults in their order: eager rebalancing, cooperative (KIP-429), by the coordinator (KIP-848)."""
 
 
 @dataclass(frozen=True)
@@ -48,26 +60,30 @@ class Run:
     late: str
 
 
-@pytest.fixture(scope="module", params=[1, 3], ids=["one-broker", "three-brokers"])
-def run(request: pytest.FixtureRequest) -> Iterator[Run]:
-    brokers = request.param
-    kafka: RealKafka = request.getfixturevalue("kafka_session" if brokers == 1 else "kafka3_session")
-    name = f"workload-{brokers}-{uuid.uuid4().hex[:8]}"
-    durable = {"min.insync.replicas": 2} if brokers == 3 else {}
-    kafka.create_topic(name, 6, config=durable)
+def run_once(kafka: RealKafka, faults: list[str], assignor: str) -> Run:
+    """Producers, three members and a reader of all, the faults one after another, and then calm."""
+    name = f"workload-{len(kafka.nodes)}-{uuid.uuid4().hex[:8]}"
+    durable = {"min.insync.replicas": 2} if len(kafka.nodes) == 3 else {}
+    kafka.create_topic(name, PARTITIONS, config=durable)
     with (
         kafka.open_proxies(),
         Members(kafka.proxied_bootstrap_servers, name) as members,
         Feed(kafka, name) as feed,
     ):
-        workload = Workload(kafka, name, name, members, feed, ASSIGNORS[brokers])
+        workload = Workload(kafka, name, name, members, feed, assignor)
         workload.begin(3)
-        ends = time.monotonic() + SOAK_SECONDS
-        faults = list(run_faults(workload, FAULTS[brokers], lambda: time.monotonic() < ends))
+        for fault in faults:
+            workload.fault(fault)
         history = workload.finish()
-        late = "; ".join(text for text in workload.done if text not in faults)
         assert feed.refused == [], "the producers were to wait"
-        yield Run(history, stored_commits(kafka, name), faults, workload.whole.name, late)
+        return Run(history, all_stored_commits(kafka, name, name), faults, workload.whole.name, workload.late)
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def run(request: pytest.FixtureRequest) -> Run:
+    brokers, assignor, faults = RUNS[request.param]
+    kafka = request.getfixturevalue("kafka_session" if brokers == 1 else "kafka3_session")
+    return run_once(kafka, faults, assignor)
 
 
 def group_only(run: Run) -> h.History:
@@ -115,3 +131,32 @@ def test_09_commit_monotonic(run: Run) -> None:
 def test_13_poll_vs_revoke(run: Run) -> None:
     """After the listener has returned from a revocation nothing of those partitions is returned (KAFKA-20332)."""
     assert h.only_while_owned(run.history) == []
+
+
+JUDGES = (
+    test_01_no_loss,
+    test_02_unseen_to_zero,
+    test_03_offset_value_agreement,
+    test_04_assign_contiguous,
+    test_05_subscribe_resume,
+    test_09_commit_monotonic,
+    test_13_poll_vs_revoke,
+)
+
+
+@pytest.mark.skipif(not SOAK_SECONDS, reason="set PENSTOCK_SOAK_SECONDS to how long it is to run")
+def test_soak(kafka3: RealKafka) -> None:
+    """The same on three brokers, again and again, with other orders of faults and each assignor."""
+    ends = time.monotonic() + SOAK_SECONDS
+    turn = 0
+    while time.monotonic() < ends:
+        faults = random.choices(THREE_BROKERS, k=8)
+        assignor = random.choice(["range", "roundrobin", "sticky", "cooperative-sticky", CONSUMER_PROTOCOL])
+        print(
+            f"{ends - time.monotonic():7.0f} s left  turn {turn}: {assignor}, {', '.join(faults)}", flush=True
+        )
+        found = run_once(kafka3, faults, assignor)
+        for judge in JUDGES:
+            judge(found)
+        turn += 1
+    assert turn > 0

@@ -12,7 +12,7 @@ from functools import cached_property
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
-from tools.kafka.kafka import HOST, KafkaCluster, free_port
+from tools.kafka.kafka import HOST, KafkaCluster, free_port, java_tool
 
 from tests.support.proxy import Proxy
 
@@ -101,6 +101,12 @@ class RealKafka(KafkaCluster):
         if metadata is None or metadata.error is not None:
             return {}
         return {number: partition.leader for number, partition in metadata.partitions.items()}
+
+    def configure_group(self, group: str, **settings: object) -> None:
+        """Dynamic settings of a group of the consumer protocol, underscores for dots: consumer_session_timeout_ms=2000."""
+        told = ",".join(f"{name.replace('_', '.')}={value}" for name, value in settings.items())
+        server = ["--bootstrap-server", self.bootstrap_servers]
+        java_tool("kafka.admin.ConfigCommand", [*server, "--alter", "--group", group, "--add-config", told])
 
     def delete_topic(self, topic: str) -> None:
         self.admin.delete_topics([topic], operation_timeout=ADMIN_TIMEOUT_S)[topic].result(ADMIN_TIMEOUT_S)

@@ -36,13 +36,14 @@ JAVA_ASSIGNORS = {
 
 @dataclass(slots=True)
 class Member:
-    """One process. `events` grows by look(); `owned` is what its notes say that it owns now."""
+    """One process. `events` grows by look(), `reads` counts the records among them; `owned` is what it says that it owns now."""
 
     name: str
     kind: str
     process: subprocess.Popen[bytes]
     notes: Path
     events: list[Event] = field(default_factory=list)
+    reads: int = 0
     errors: list[str] = field(default_factory=list)
     owned: set[Place] = field(default_factory=set)
     closed: bool = False
@@ -71,6 +72,7 @@ class Member:
         at, event = int(note["t"]), note["e"]
         if event == "read":
             self.events += [Read(self.name, at, Place(t, p), o, value) for t, p, o, value in note["r"]]
+            self.reads += len(note["r"])
         elif event in ("given", "taken", "lost"):
             places = frozenset(Place(*place) for place in note["p"])
             if event == "given":
@@ -185,12 +187,13 @@ class Members:
     def _java(self, group: str | None, options: dict[str, Any], notes: Path) -> list[str]:
         classes = compile_java([JAVA_SOURCE], JAVA_CLASSES)
         strategy = options.pop("partition.assignment.strategy", "range")
+        if options.get("group.protocol") != "consumer":  # there the coordinator assigns (KIP-848)
+            options["partition.assignment.strategy"] = JAVA_ASSIGNORS[strategy]
         config = {
             "bootstrap.servers": self.bootstrap,
             "group.id": group,
             "auto.offset.reset": "earliest",
             "enable.auto.commit": "false",
-            "partition.assignment.strategy": JAVA_ASSIGNORS[strategy],
             **options,
         }
         command = java_command(

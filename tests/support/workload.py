@@ -7,7 +7,6 @@ import random
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -21,12 +20,12 @@ SOAK_SECONDS = float(os.environ.get("PENSTOCK_SOAK_SECONDS", "0"))
 """How long the longer variants run; 0: the short ones."""
 
 OFFSETS_TOPIC = "__consumer_offsets"
+PARTITIONS = 6
 BURST = 20
 SESSION_MS = 4_000
 PROGRESS = 300
+CONSUMER_PROTOCOL = "consumer"
 MEMBER_CONFIG = {
-    "session.timeout.ms": SESSION_MS,
-    "heartbeat.interval.ms": 500,
     "request.timeout.ms": 3_000,
     "metadata.max.age.ms": 2_000,
     "max.poll.records": 200,
@@ -135,6 +134,18 @@ def stored_commits(kafka: RealKafka, group: str) -> list[tuple[Place, int]]:
         consumer.close()
 
 
+def all_stored_commits(kafka: RealKafka, group: str, topic: str) -> list[tuple[Place, int]]:
+    """The same, once it ends with what the coordinator tells: a broker that has just become the leader shows its log's end late."""
+    deadline = time.monotonic() + 30
+    while True:
+        found = stored_commits(kafka, group)
+        told = kafka.committed(group, topic)
+        if {place.partition: offset for place, offset in found} == told:
+            return found
+        assert time.monotonic() < deadline, f"the log ends with {dict(found)}, the coordinator tells {told}"
+        time.sleep(0.1)
+
+
 def _commit_of(key: bytes | None, group: str) -> Place | None:
     """The partition that a record of __consumer_offsets is about, if it is a commit of this group."""
     if key is None or struct.unpack_from(">h", key)[0] not in (0, 1):
@@ -149,25 +160,33 @@ def _commit_of(key: bytes | None, group: str) -> Place | None:
 
 
 class Workload:
-    """The run. `faults` names those done, in order; each ends healed."""
+    """The run. Each fault ends healed. `late` says why not all was seen in time, if it was not."""
 
     def __init__(
         self, kafka: RealKafka, topic: str, group: str, members: Members, feed: Feed, assignor: str
     ) -> None:
-        self.config = {**MEMBER_CONFIG, "partition.assignment.strategy": assignor}
+        """`assignor`: one of partition.assignment.strategy, or CONSUMER_PROTOCOL for KIP-848, where the coordinator assigns."""
+        if assignor == CONSUMER_PROTOCOL:
+            self.config = {**MEMBER_CONFIG, "group.protocol": "consumer"}
+            kafka.configure_group(
+                group, consumer_session_timeout_ms=SESSION_MS, consumer_heartbeat_interval_ms=500
+            )
+        else:
+            self.config = {
+                **MEMBER_CONFIG,
+                "session.timeout.ms": SESSION_MS,
+                "heartbeat.interval.ms": 500,
+                "partition.assignment.strategy": assignor,
+            }
         self.kafka = kafka
         self.topic = topic
         self.group = group
         self.members = members
         self.feed = feed
-        self.done: list[str] = []
+        self.late = ""
         self.whole = members.start(
-            "penstock", None, assign=range(self.partitions), config=MEMBER_CONFIG, name="assigned"
+            "penstock", None, assign=range(PARTITIONS), config=MEMBER_CONFIG, name="assigned"
         )
-
-    @property
-    def partitions(self) -> int:
-        return len(self.kafka.leaders(self.topic))
 
     def begin(self, size: int) -> None:
         """That many members of the group, each with its share."""
@@ -186,23 +205,22 @@ class Workload:
     def shared_out(self) -> bool:
         """Every partition has one owner, by what the members noted, and every member has some."""
         owned = [place for member in self.group_members for place in member.owned]
-        return len(owned) == len(set(owned)) == self.partitions and all(m.owned for m in self.group_members)
+        return len(owned) == len(set(owned)) == PARTITIONS and all(m.owned for m in self.group_members)
 
     def progress(self, when: str) -> None:
         """A few hundred more records were read, both by the group and by the one that reads all."""
         for reader, name in (
             (self._read_by_group, "the group"),
-            (lambda: _reads(self.whole), "the assigned one"),
+            (lambda: self.whole.reads, "the assigned one"),
         ):
             before = reader()
             self.members.until(lambda r=reader, b=before: r() >= b + PROGRESS, f"{name} goes on {when}")
 
     def _read_by_group(self) -> int:
-        return sum(_reads(member) for member in self.members.all if member is not self.whole)
+        return sum(member.reads for member in self.members.all if member is not self.whole)
 
     # -- faults
     def fault(self, name: str) -> None:
-        self.done.append(name)
         getattr(self, name)()
         self.progress(f"after {name}")
 
@@ -259,7 +277,7 @@ class Workload:
                 self.progress(f"while node {node} is dead")
         finally:
             self.kafka.restart(node)
-        self.kafka.wait_leaders(self.topic, self.partitions)
+        self.kafka.wait_leaders(self.topic, PARTITIONS)
 
     def _cut(self, node: int) -> None:
         """Bytes between clients and this node are lost in both directions, for longer than a session; the producers are not behind
@@ -283,7 +301,7 @@ class Workload:
         try:
             self.members.until(self._all_seen, "all acknowledged records are seen", bound_s)
         except AssertionError as late:
-            self.done.append(str(late))  # the checkers say what is missing
+            self.late = str(late)  # the checkers say what is missing
         for member in self.group_members:
             member.ask_to_stop()
         self.whole.ask_to_stop()
@@ -299,20 +317,5 @@ class Workload:
         return [member for member in self.members.all if member is not self.whole]
 
 
-def _reads(member: Member) -> int:
-    return sum(isinstance(event, Read) for event in member.events)
-
-
 def _places(members: list[Member]) -> set[tuple[Place, int]]:
     return {(e.place, e.offset) for member in members for e in member.events if isinstance(e, Read)}
-
-
-def run_faults(workload: Workload, faults: list[str], again: Callable[[], bool]) -> Iterator[str]:
-    """Each fault once, in this order, then in any order while `again()`."""
-    for name in faults:
-        workload.fault(name)
-        yield name
-    while again():
-        name = random.choice(faults)
-        workload.fault(name)
-        yield name
