@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import datetime
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
@@ -20,50 +17,13 @@ from penstock.errors import (
     ConfigError,
     DeserializationError,
     IllegalStateError,
-    NoOffsetForPartitionError,
-    OffsetOutOfRangeError,
     UnknownTopicOrPartitionError,
     WakeupError,
 )
+from tests.support.consuming import WAIT_S, consumer_of, numbered, read, until
 from tests.support.kafka import RealKafka
 
 pytestmark = pytest.mark.kafka
-WAIT_S = 30.0
-
-
-@contextmanager
-def consumer_of(kafka: RealKafka, *topics: str, **config: Any) -> Iterator[KafkaConsumer]:
-    options = {
-        "bootstrap_servers": kafka.bootstrap_servers,
-        "auto_offset_reset": "earliest",
-        "enable_auto_commit": False,
-    }
-    with KafkaConsumer(*topics, **{**options, **config}) as consumer:
-        yield consumer
-
-
-def read(consumer: KafkaConsumer, count: int, timeout_s: float = WAIT_S) -> list[Any]:
-    """At least `count` records, or as many as come in time."""
-    found: list[Any] = []
-    deadline = time.monotonic() + timeout_s
-    while len(found) < count and time.monotonic() < deadline:
-        found += consumer.poll(timeout=500)
-    return found
-
-
-def until(condition: Callable[[], Any], consumer: KafkaConsumer | None = None) -> None:
-    """Wait for a condition, polling the consumer meanwhile."""
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        if consumer is not None:
-            consumer.poll(timeout=50)
-        else:
-            time.sleep(0.02)
-
-
-def numbered(count: int, start: int = 0) -> list[tuple[bytes, bytes]]:
-    return [(b"k%d" % i, b"v%d" % i) for i in range(start, start + count)]
 
 
 def test_the_first_snippet_as_written(kafka: RealKafka, topic: str, unique: Callable[[str], str]) -> None:
@@ -290,62 +250,6 @@ def test_a_subscription_without_a_group_says_so(kafka: RealKafka, topic: str) ->
         consumer.assign([0])
 
 
-def test_seek_and_its_kin(kafka: RealKafka, topic: str) -> None:
-    kafka.create_topic(topic, 1)
-    kafka.produce(topic, numbered(20))
-    tp = TopicPartition(topic, 0)
-    with consumer_of(kafka) as consumer:
-        consumer.assign([tp])
-        assert [r.offset for r in read(consumer, 20)] == list(range(20))
-        consumer.seek(tp, 13)
-        assert consumer.position(tp) == 13
-        assert [r.offset for r in read(consumer, 7)] == list(range(13, 20))
-        consumer.seek_to_beginning(tp)
-        assert consumer.position(tp) == 0
-        consumer.seek_to_end()
-        assert consumer.position(tp) == 20
-        consumer.seek(tp, OffsetAndMetadata(19))
-        assert read(consumer, 1)[0].offset == 19
-        assert consumer.beginning_offsets([tp]) == {tp: 0}
-        assert consumer.end_offsets([tp]) == {tp: 20}
-        with pytest.raises(IllegalStateError, match="not assigned"):
-            consumer.seek(TopicPartition(topic, 5), 0)
-        with pytest.raises(ValueError, match="start at 0"):
-            consumer.seek(tp, -3)
-
-
-def test_offsets_for_times(kafka: RealKafka, topic: str) -> None:
-    kafka.create_topic(topic, 1)
-    kafka.produce(topic, numbered(3))
-    middle = datetime.datetime.now(datetime.UTC) + datetime.timedelta(milliseconds=5)
-    until(lambda: datetime.datetime.now(datetime.UTC) > middle)
-    kafka.produce(topic, numbered(3))
-    tp = TopicPartition(topic, 0)
-    with consumer_of(kafka) as consumer:
-        found = consumer.offsets_for_times({tp: middle})[tp]
-        assert found is not None and found.offset == 3
-        assert consumer.offsets_for_times({tp: 2**52})[tp] is None
-
-
-def test_pause_keeps_what_was_fetched(kafka: RealKafka, topic: str) -> None:
-    kafka.create_topic(topic, 2)
-    kafka.produce(topic, numbered(10), partition=0)
-    kafka.produce(topic, numbered(10), partition=1)
-    paused, other = TopicPartition(topic, 0), TopicPartition(topic, 1)
-    with consumer_of(kafka) as consumer:
-        consumer.assign([paused, other])
-        until(lambda: consumer._fetcher.buffered_records() == 20)
-        consumer.pause(paused)
-        assert consumer.paused() == {paused}
-        assert {r.partition for r in read(consumer, 11, timeout_s=1)} == {1}
-        fetches = consumer._fetcher.stats()["records"]
-        consumer.resume(paused)
-        assert [r.offset for r in read(consumer, 10)] == list(range(10))
-        assert consumer._fetcher.stats()["records"] == fetches, (
-            "what was fetched before the pause was fetched again"
-        )
-
-
 def test_commit_forms_and_the_rule_that_it_never_goes_back(
     kafka: RealKafka, topic: str, unique: Callable[[str], str]
 ) -> None:
@@ -454,21 +358,6 @@ def test_listener_and_seek_inside_it(kafka: RealKafka, topic: str, unique: Calla
     assert kafka.committed(group, topic) == {0: 10, 1: 10}
 
 
-def test_subscribe_by_pattern_sees_new_topics(
-    kafka: RealKafka, topic: str, unique: Callable[[str], str]
-) -> None:
-    kafka.create_topic(f"{topic}-a", 1)
-    kafka.produce(f"{topic}-a", [(None, b"a")])
-    with consumer_of(kafka, group_id=unique("group"), metadata_max_age_ms=200) as consumer:
-        consumer.subscribe(pattern=f"{topic}-.*")
-        assert [r.value for r in read(consumer, 1)] == [b"a"]
-        consumer.commit()
-        kafka.create_topic(f"{topic}-b", 1)
-        kafka.produce(f"{topic}-b", [(None, b"b")])
-        assert [r.value for r in read(consumer, 1)] == [b"b"]
-        assert consumer.subscription() == {f"{topic}-a", f"{topic}-b"}
-
-
 def test_topics_and_partitions_for(kafka: RealKafka, topic: str) -> None:
     kafka.create_topic(topic, 3)
     with consumer_of(kafka) as consumer:
@@ -552,34 +441,6 @@ def test_a_partition_that_does_not_exist(kafka: RealKafka, topic: str) -> None:
             read(consumer, 100, timeout_s=10)
         with pytest.raises(UnknownTopicOrPartitionError):
             consumer.end_offsets([TopicPartition(topic, 7)])
-
-
-def test_nothing_committed_and_reset_none(kafka: RealKafka, topic: str, unique: Callable[[str], str]) -> None:
-    kafka.create_topic(topic, 1)
-    kafka.produce(topic, numbered(5))
-    tp = TopicPartition(topic, 0)
-    with consumer_of(kafka, group_id=unique("group"), auto_offset_reset="none") as consumer:
-        consumer.assign([tp])
-        with pytest.raises(NoOffsetForPartitionError) as caught:
-            read(consumer, 1, timeout_s=10)
-        assert caught.value.partitions == (tp,)
-        consumer.seek(tp, 2)
-        assert len(read(consumer, 3)) == 3
-        consumer.seek(tp, 500)
-        with pytest.raises(OffsetOutOfRangeError, match="500"):
-            read(consumer, 1, timeout_s=10)
-        consumer.seek(tp, 4)
-        assert len(read(consumer, 1)) == 1
-
-
-def test_out_of_range_follows_the_reset_policy(kafka: RealKafka, topic: str) -> None:
-    kafka.create_topic(topic, 1)
-    kafka.produce(topic, numbered(5))
-    tp = TopicPartition(topic, 0)
-    with consumer_of(kafka) as consumer:
-        consumer.assign([tp])
-        consumer.seek(tp, 500)
-        assert [r.offset for r in read(consumer, 5)] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("codec", ["none", "gzip", "snappy", "lz4", "zstd"])

@@ -192,7 +192,10 @@ class Commits:
     async def _commit_quietly(self, offsets: Offsets, timeout_ms: float, what: str) -> None:
         """A commit that nobody asked for by name: its failure is logged, and the next one covers it."""
         try:
-            ahead = self._ledger.not_behind(offsets)
+            # Of a topic that was deleted the coordinator stores nothing, and says so in a way that is worth another try.
+            topics = self._client.snapshot.topics
+            there = {tp: o for tp, o in offsets.items() if tp.topic in topics and topics[tp.topic].partitions}
+            ahead = self._ledger.not_behind(there)
             await self.commit(ahead, allow_rewind=False, timeout_ms=timeout_ms)
         except RebalanceInProgressError as error:
             _log.debug("%s: %s", what, error)  # the commit before the revocation is to come
