@@ -54,7 +54,8 @@ EVENT_DIVERGING: Final[
 ]  # (EVENT_DIVERGING, handle, epoch, (leader_epoch, end_offset)): the leader's log departs from what was fetched (KIP-595)
 EVENT_FETCH_NODE_ERROR: Final[
     int
-]  # (EVENT_FETCH_NODE_ERROR, connection_id, error_code, None): a whole response failed
+]  # (EVENT_FETCH_NODE_ERROR, connection_id, error_code, None): a whole response failed. The loop rests until set_leader() or
+# attach(); after topic ids at odds (100, 103, 106) it goes on by itself; a lost session (70, 71) is no event.
 EVENT_HEARTBEAT: Final[
     int
 ]  # (EVENT_HEARTBEAT, connection_id, generation, frame: bytes, starting at the correlation id): not the plain answer

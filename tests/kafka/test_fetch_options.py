@@ -77,7 +77,7 @@ def test_max_partition_bytes_bounds_what_one_answer_brings(kafka: RealKafka, top
     kafka.create_topic(topic)
     for _ in range(40):
         kafka.produce(topic, values(1, 1000))  # a batch each
-    with reader(kafka, topic, max_partition_fetch_bytes=5_000) as consumer:
+    with reader(kafka, topic, max_partition_fetch_bytes=5_000, fetch_max_wait_ms=20_000) as consumer:
         until(lambda: stats(consumer)["records"] == 40)
         # Four whole batches of some 1,070 bytes each time; the rest of the 5,000 is a batch cut short.
         assert 10 <= stats(consumer)["responses"] <= 12
@@ -99,8 +99,6 @@ def test_max_bytes_bounds_an_answer_over_all_partitions(kafka: RealKafka, topic:
         kafka.produce(topic, values(1, 10_000), partition=number)
     with reader(kafka, topic, 6, fetch_max_bytes=1_000) as consumer:
         until(lambda: stats(consumer)["records"] == 6)
-        per_answer = stats(consumer)["fetch_bytes"] / 6
-        assert per_answer > 10_000
         assert stats(consumer)["responses"] >= 6, "one batch each, as the first one alone is above the bound"
         assert len(read(consumer, 6)) == 6
 
@@ -108,7 +106,7 @@ def test_max_bytes_bounds_an_answer_over_all_partitions(kafka: RealKafka, topic:
 def test_max_poll_records_bounds_a_poll_and_nothing_else(kafka: RealKafka, topic: str) -> None:
     kafka.create_topic(topic)
     kafka.produce(topic, values(100, 10))
-    with reader(kafka, topic, max_poll_records=7) as consumer:
+    with reader(kafka, topic, max_poll_records=7, fetch_max_wait_ms=20_000) as consumer:
         until(lambda: stats(consumer)["records"] == 100)
         responses = stats(consumer)["responses"]
         sizes = []
