@@ -98,7 +98,19 @@ class Steps:
                     (each.topic_id, number) for each in given.topic_partitions for number in each.partitions
                 )
         size = None if given is None else len(self.has[member])
-        self.notes.append(("beat", member, epoch, answer.error_code.name, answer.member_epoch, size))
+        self.notes.append(
+            (
+                "beat",
+                member,
+                epoch,
+                answer.error_code.name,
+                answer.member_epoch,
+                size,
+                bool(answer.member_id),
+                answer.heartbeat_interval.total_seconds(),
+                bool(answer.error_message),
+            )
+        )
 
     def join(self, member: str, **more: Any) -> None:
         names = more.pop("names", (self.topic,))
@@ -177,7 +189,7 @@ class Steps:
                 (
                     kind,
                     [
-                        (each.protocol_type, each.group_state, each.group_type.lower())
+                        (each.protocol_type, each.group_state, each.group_type)
                         for each in listed
                         if each.group_id == self.group
                     ],

@@ -207,6 +207,8 @@ def test_a_full_group_refuses_newcomers_and_nobody_else() -> None:
         ({"regex": "(?=t)."}, Code.INVALID_REGULAR_EXPRESSION),
         ({"regex": r"(.)\1"}, Code.INVALID_REGULAR_EXPRESSION),
         ({"regex": "[[:alpha:]]"}, Code.INVALID_REGULAR_EXPRESSION),
+        ({"regex": "[a--b]"}, Code.INVALID_REGULAR_EXPRESSION),
+        ({"regex": "a++"}, Code.INVALID_REGULAR_EXPRESSION),
     ],
 )
 def test_joins_that_are_refused(change: dict[str, Any], code: Code) -> None:
@@ -413,6 +415,14 @@ def test_a_regular_expression_is_matched_with_whole_names_and_topics_to_come() -
     none = world.beat("a", 3, regex="")
     assert (none.assignment, none.member_epoch) == (frozenset(), 3)
     assert world.beat("a", 3, regex="*").code is Code.INVALID_REGULAR_EXPRESSION
+
+
+@pytest.mark.parametrize("regex", ["a--b", r"a\+\+", "(a|b|)--b", "a--b|[a-c]", "(?i)A--B", r"\w--\w"])
+def test_what_both_kinds_of_regular_expressions_have_is_taken(regex: str) -> None:
+    world = World()
+    world.topic("a--b", 1)
+    assert world.join("a", regex=regex).code is Code.NONE
+    assert (world.group.members["a"].assigned == parts(0, topic="id-a--b")) is ("+" not in regex)
 
 
 def test_the_assignor_that_most_name_is_taken() -> None:

@@ -82,7 +82,7 @@ class ConsumerGroups:
             else:
                 effects, answer = self._stay(event, now_ms)
         except RequestRefused as error:
-            return [Reply(event.token, HeartbeatAnswered(error.code, event.member_id, message=error.message))]
+            return [Reply(event.token, HeartbeatAnswered(error.code, message=error.message))]
         return [*effects, Reply(event.token, answer)]
 
     @staticmethod

@@ -28,7 +28,7 @@ NOTHING: frozenset[Partition] = frozenset()
 # Looking around, references back and possessive quantifiers are not RE2's; [[:alpha:]] and the set operations that Python
 # may have one day are not Python's.
 NOT_ALIKE = re.compile(
-    r"(?<!\\)(?:\\\\)*(?:\(\?(?:=|!|<=|<!|#|>|\(|P=)|\\[1-9]|[*+?}]\+|\[\[|\[:|--|&&|~~|\|\|)"
+    r"(?<!\\)(?:\\\\)*(?:\(\?(?:=|!|<=|<!|#|>|\(|P=)|\\[1-9]|[*+?}]\+|\[\[|\[:|\[[^\]]*(?:--|&&|~~|\|\|))"
 )
 
 

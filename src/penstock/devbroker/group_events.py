@@ -204,7 +204,10 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatAnswered:
-    """To ConsumerGroupHeartbeat. `assignment`: all the member may have now; None: what it was told before."""
+    """To ConsumerGroupHeartbeat. `assignment`: all the member may have now; None: what it was told before.
+
+    An error has its code and message only.
+    """
 
     code: Code
     member_id: str = ""

@@ -43,7 +43,7 @@ async def handle(call: Call) -> Fields:
     return {
         "error_code": answered.code,
         "error_message": answered.message,
-        "member_id": answered.member_id,
+        "member_id": answered.member_id or None,  # null with an error, as from Kafka
         "member_epoch": answered.member_epoch,
         "heartbeat_interval": answered.heartbeat_interval_ms,
         "assignment": None if assigned is None else {"topic_partitions": by_topic(assigned)},
