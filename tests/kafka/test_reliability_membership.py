@@ -24,7 +24,7 @@ WAIT_S = 60.0
 LONG_MS = 60_000
 """A session that no test waits for: who goes on before has been told. The most that a broker allows by default in KIP-848."""
 
-SOON_S = 30.0
+SOON_S = 20.0
 """Well within LONG_MS."""
 
 LEAVE_GROUP = 13

@@ -22,7 +22,7 @@ SOAK_SECONDS = float(os.environ.get("PENSTOCK_SOAK_SECONDS", "0"))
 OFFSETS_TOPIC = "__consumer_offsets"
 PARTITIONS = 6
 BURST = 20
-SESSION_MS = 4_000
+SESSION_MS = 3_000
 PROGRESS = 300
 CONSUMER_PROTOCOL = "consumer"
 MEMBER_CONFIG = {
@@ -95,9 +95,9 @@ class Feed:
 def offsets_partition(group: str, partitions: int) -> int:
     """Where the group's commits are stored: Java's String.hashCode, Utils.abs, modulo. Source: GroupCoordinator.partitionFor."""
     code = 0
-    for letter in group.encode("utf-16-be")[1::2]:
-        code = (31 * code + letter) & 0xFFFFFFFF
-    return (code & 0x7FFFFFFF) % partitions
+    for letter in group:
+        code = (31 * code + ord(letter)) & 0xFFFFFFFF
+    return (min(code, 2**32 - code) & 0x7FFFFFFF) % partitions
 
 
 def coordinator_of(kafka: RealKafka, group: str) -> int:
