@@ -166,21 +166,27 @@ class ClusterSnapshot:
             name, topic_id, MappingProxyType(partitions), bool(answered.is_internal), error_code
         )
 
-    def with_leader_hint(
-        self, topic_partition: TopicPartition, leader_id: int, leader_epoch: int
-    ) -> ClusterSnapshot:
-        """The view after a broker's fetch response named the new leader (KIP-951); unchanged if that is no news."""
-        known = self.topics.get(topic_partition.topic)
-        state = known.partitions.get(topic_partition.partition) if known else None
-        if (
-            known is None
-            or state is None
-            or leader_epoch <= state.leader_epoch
-            or leader_id not in self.brokers
-        ):
+    def is_leader_news(self, topic_partition: TopicPartition, leader_id: int, leader_epoch: int) -> bool:
+        """Whether a hint of a broker names another leader, in a later epoch than is known, that can be reached (KIP-951)."""
+        state = self.partition(*topic_partition)
+        return state is not None and leader_epoch > state.leader_epoch and leader_id in self.brokers
+
+    def with_leaders(self, hints: Mapping[TopicPartition, tuple[int, int]]) -> ClusterSnapshot:
+        """The view after fetch responses named (node id, leader epoch) of new leaders; unchanged if none of it is news."""
+        changed: dict[str, dict[int, PartitionState]] = {}
+        for tp, (leader_id, leader_epoch) in hints.items():
+            if self.is_leader_news(tp, leader_id, leader_epoch):
+                partitions = changed.setdefault(tp.topic, {})
+                partitions[tp.partition] = replace(
+                    self.topics[tp.topic].partitions[tp.partition],
+                    leader_id=leader_id,
+                    leader_epoch=leader_epoch,
+                )
+        if not changed:
             return self
-        partitions = dict(known.partitions)
-        partitions[topic_partition.partition] = replace(state, leader_id=leader_id, leader_epoch=leader_epoch)
         topics = dict(self.topics)
-        topics[known.name] = replace(known, partitions=MappingProxyType(partitions))
+        for name, partitions in changed.items():
+            topics[name] = replace(
+                topics[name], partitions=MappingProxyType({**topics[name].partitions, **partitions})
+            )
         return replace(self, topics=MappingProxyType(topics), version=self.version + 1)

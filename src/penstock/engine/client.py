@@ -89,6 +89,7 @@ class ClusterClient:
         self._allow_auto_create = allow_auto_create
         self._later: asyncio.TimerHandle | None = None
         self._patience = self.retry_backoff()
+        self._hints: dict[TopicPartition, tuple[int, int]] = {}
         self._may_rebootstrap = config["metadata.recovery.strategy"] == "rebootstrap"
         self._without_metadata_since_ms: int | None = None
         self._closed = False
@@ -299,12 +300,21 @@ class ClusterClient:
             callback()
 
     def learn_leader(self, topic: str, partition: int, leader_id: int, leader_epoch: int) -> bool:
-        """Take a leader hint from a fetch response (KIP-951); whether it was news."""
-        snapshot = self.snapshot.with_leader_hint(TopicPartition(topic, partition), leader_id, leader_epoch)
-        news = snapshot is not self.snapshot
-        if news:
+        """Take a leader hint from a fetch response (KIP-951); whether it was news. The snapshot has it soon: one response may tell of
+        thousands of partitions, and those who hear of updates look through all of theirs."""
+        tp = TopicPartition(topic, partition)
+        if not self.snapshot.is_leader_news(tp, leader_id, leader_epoch):
+            return False
+        if not self._hints:
+            self.engine.loop.call_soon(self._take_hints)
+        self._hints[tp] = (leader_id, leader_epoch)
+        return True
+
+    def _take_hints(self) -> None:
+        hints, self._hints = self._hints, {}
+        snapshot = self.snapshot.with_leaders(hints)
+        if snapshot is not self.snapshot:
             self._learn(snapshot)
-        return news
 
     async def _keep_metadata(self) -> None:
         backoff = self.retry_backoff()

@@ -253,10 +253,17 @@ class FetchDriver:
         self._client.engine.loop.call_later(backoff.next_ms() / 1000, self._wake, tp, self.handles.get(tp))
 
     def _wake(self, tp: TopicPartition, handle: int | None) -> None:
+        """This one alone: thousands may have failed at once, and all be looked through for each of them."""
+        if handle is None or self.handles.get(tp) != handle:
+            return
         self._resting.discard(tp)
-        if handle is not None and self.handles.get(tp) == handle:
-            self._leaders.pop(tp, None)  # so that set_leader() is said again, which lifts the suspension
-            self.refresh_leaders()
+        node_id, epoch = self._leaders[tp] = self._client.snapshot.leader(*tp)
+        if tp not in self._held:
+            self._fetcher.set_leader(handle, node_id, epoch)  # which lifts the suspension
+        if node_id >= 0:
+            self._ensure_loop(self._source(tp, node_id))
+        else:
+            self._client.want_update_later()
 
     def _read_on(self, tp: TopicPartition, diverging_epoch: int, end_offset: int) -> None:
         """Nobody minds that the log is another one: go on where we are, without naming the epoch that it lacks."""

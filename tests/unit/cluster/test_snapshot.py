@@ -80,11 +80,17 @@ def test_a_whole_answer_forgets_topics_that_it_does_not_list() -> None:
 
 
 def test_a_leader_hint_counts_only_if_it_is_newer() -> None:
-    snapshot = ClusterSnapshot().merge(response(topic("t", (1, 5))))
-    tp = TopicPartition("t", 0)
-    assert snapshot.with_leader_hint(tp, 2, 6).leader("t", 0) == (2, 6)
-    assert snapshot.with_leader_hint(tp, 2, 5) is snapshot
-    assert snapshot.with_leader_hint(tp, 9, 6) is snapshot
+    snapshot = ClusterSnapshot().merge(response(topic("t", (1, 5), (1, 5), (1, 5)), topic("u", (1, 0))))
+    first, second, third, other = (TopicPartition("t", n) for n in (0, 1, 2, 9))
+    assert snapshot.with_leaders({first: (2, 5), second: (9, 6), other: (2, 6)}) is snapshot
+    news = snapshot.with_leaders(
+        {first: (2, 6), second: (1, 5), third: (2, 7), TopicPartition("u", 0): (2, 1), other: (2, 6)}
+    )
+    assert [news.leader("t", n) for n in range(3)] == [(2, 6), (1, 5), (2, 7)]
+    assert news.leader("u", 0) == (2, 1)
+    assert news.version == snapshot.version + 1
+    assert snapshot.is_leader_news(first, 2, 6) and not news.is_leader_news(first, 2, 6)
+    assert not snapshot.is_leader_news(other, 2, 6)
 
 
 def test_addresses() -> None:
