@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import logging
 import re
 import time
 import uuid
@@ -14,8 +15,8 @@ from typing import Any, TypeVar, overload
 
 from .._native import ConsumerRecord, ConsumerRecords
 from ..engine.consumer_core import ConsumerCore
-from ..engine.steps import await_steps
-from ..errors import ClosedError, ConcurrentUseError
+from ..engine.steps import Steps, await_steps
+from ..errors import ClosedError, ConcurrentUseError, IllegalStateError
 from ..metrics import MetricName
 from ..types import (
     ConsumerGroupMetadata,
@@ -38,8 +39,11 @@ from .interceptors import interceptors_of
 from .readable import Readable
 
 T = TypeVar("T")
+_log = logging.getLogger("penstock.consumer")
 _LONGEST_TURN_S = 0.005
 """poll() lets other tasks run when it has not waited for anything for so long."""
+_CLOSE_GRACE_S = 1.0
+"""close() cancels a listener that goes on for so long after its timeout. The engine's own steps keep to the timeout by themselves."""
 
 
 class AsyncKafkaConsumer:
@@ -49,12 +53,15 @@ class AsyncKafkaConsumer:
             async for record in consumer:
                 print(record.key, record.value)
 
-    It belongs to the event loop in which it is first awaited, asyncio's own or uvloop. Listeners and commit callbacks may be coroutine
-    functions; they run inside poll(), as tasks of that loop. Cancelling a call loses nothing: a cancelled poll() returns its records to the
-    next one, a callback that was under way is finished before the next poll() goes on.
+    It belongs to the event loop in which it is first awaited, asyncio's own or uvloop (IllegalStateError in another). Listeners and
+    commit callbacks may be coroutine functions; they run inside poll(), as a task of that loop. Cancelling a call loses nothing: a
+    cancelled poll() leaves its records to the next one, a callback that was under way is finished before the next poll() goes on.
 
     Heartbeats, fetching and decoding go on in threads of their own, so a loop that is busy or blocked costs no membership before
-    `max.poll.interval.ms`. One task polls at a time; other calls may come from others.
+    `max.poll.interval.ms`. One task polls at a time (ConcurrentUseError); other calls may come from others.
+
+    The loop's thread alone writes the fields here. `_attending` runs listeners and callbacks: while it is there, nothing else does, and
+    whoever finds it done raises what it raised.
     """
 
     def __init__(self, *topics: str, **config: Any) -> None:
@@ -68,6 +75,7 @@ class AsyncKafkaConsumer:
         self._default_timeout_ms: int = self._core.config["default.api.timeout.ms"]
         # awaiting is progress, however long: it is told to the group at least so often
         self._longest_wait_s: float = self._core.config["max.poll.interval.ms"] / 3000
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._readable: Readable | None = None
         self._polling = False
         self._attending: asyncio.Task[None] | None = None
@@ -96,22 +104,38 @@ class AsyncKafkaConsumer:
         """Records one by one, for ever, or until close(). As in KafkaConsumer only those handed out count as read."""
         commits = self._commits
         while not self._closed:
-            records = await self.poll()
-            for index, record in enumerate(records):
-                commits.unread = (records, index + 1)
+            try:
+                records = await self.poll()
+            except ClosedError:
+                if self._closing is not None:  # by another task, while this one waited
+                    return
+                raise
+            for index, record in enumerate(records, 1):
+                commits.unread = unread = (records, index)
                 yield record
-            commits.unread = None
+                if (
+                    commits.unread is not unread
+                ):  # a poll() in the loop has given the rest back, or close() was called
+                    break
+            else:
+                commits.unread = None
 
     def _begin_poll(self) -> None:
-        self._check_open()
+        self._check_here()
+        if self._attending is not None and self._attending is asyncio.current_task():
+            raise ConcurrentUseError("a listener or commit callback called poll(), inside which it runs")
+        self._refuse_while_closing()
         if self._polling:
             raise ConcurrentUseError(
                 "two tasks poll this AsyncKafkaConsumer at once: each would get a part of the records; poll from one task, or "
                 "make one consumer per task"
             )
-        if self._attending is not None and self._attending is asyncio.current_task():
-            raise ConcurrentUseError("a listener or commit callback called poll(), inside which it runs")
         self._polling = True
+
+    def _refuse_while_closing(self) -> None:
+        """What close() has committed and given back is not to be handed out after that."""
+        if self._closing is not None:
+            raise ClosedError("close() was called on this AsyncKafkaConsumer; make a new one to read on")
 
     async def _poll(self, timeout_s: float) -> ConsumerRecords:
         started_s = time.monotonic()
@@ -124,6 +148,7 @@ class AsyncKafkaConsumer:
         while True:
             if self._user.attention or self._attending is not None:
                 await self._attend()
+            # Nothing is awaited between taking records and returning them: a cancellation comes before or after both.
             records = self._fetcher.poll(self._max_poll_records, 0)
             if records:
                 self._core.consumed = True
@@ -140,16 +165,26 @@ class AsyncKafkaConsumer:
             self._readable = Readable(self._fetcher.fileno())
         await self._readable.wait(timeout_s)
         self._last_turn_s = time.monotonic()
+        self._refuse_while_closing()
 
     async def _attend(self) -> None:
         """Run what waits for the user's thread in a task of its own: whoever cancels poll() does not cancel a listener half-way. The
         next poll() waits for it, and raises what it raised."""
         if self._attending is None:
-            self._attending = asyncio.get_running_loop().create_task(await_steps(self._core.attend()))
-        attending = self._attending
-        await asyncio.wait({attending})
-        self._attending = None
-        attending.result()
+            self._start_attending(self._core.attend())
+        await self._attended()
+        self._refuse_while_closing()
+
+    def _start_attending(self, steps: Steps[None]) -> None:
+        self._attending = asyncio.get_running_loop().create_task(await_steps(steps))
+
+    async def _attended(self) -> None:
+        """Until no listener and no callback runs. Of several tasks that wait here the first one raises what was raised."""
+        while (attending := self._attending) is not None:
+            await asyncio.wait({attending})
+            if self._attending is attending:
+                self._attending = None
+                attending.result()
 
     # ------------------------------------------------------------ what to read
 
@@ -171,8 +206,14 @@ class AsyncKafkaConsumer:
 
     async def unsubscribe(self) -> None:
         """As KafkaConsumer.unsubscribe()."""
-        self._check_open()
-        await await_steps(self._core.leave(time.monotonic() + self._default_timeout_ms / 1000))
+        self._check_here()
+        leaving = self._core.leave(time.monotonic() + self._default_timeout_ms / 1000)
+        if self._attending is not None and self._attending is asyncio.current_task():
+            await await_steps(leaving)  # a listener unsubscribes
+        else:
+            await self._attended()
+            self._start_attending(leaving)  # which a poll() of another task waits for
+            await self._attended()
         await self._call(self._core.unsubscribe)
 
     def assignment(self) -> set[TopicPartition]:
@@ -225,8 +266,13 @@ class AsyncKafkaConsumer:
         allow_rewind: bool = False,
         timeout: float | datetime.timedelta | None = None,
     ) -> None:
-        """As KafkaConsumer.commit(). When cancelled, it is not known whether the offsets were stored."""
-        wanted = normal_offsets(offsets)
+        """As KafkaConsumer.commit(). When cancelled, it is not known whether the offsets were stored.
+
+        Without `offsets`: the positions at the time of the call, whatever another task's poll() returns before they are sent.
+        """
+        self._check_here()
+        self._commits.need_group("commit()")
+        wanted = self._commits.consumed_offsets() if offsets is None else normal_offsets(offsets)
         with timed(self._core.measurements.commit_waited):
             await self._call(
                 self._commits.commit, wanted, allow_rewind=allow_rewind, timeout_ms=self._ms(timeout)
@@ -237,7 +283,7 @@ class AsyncKafkaConsumer:
     ) -> asyncio.Future[dict[TopicPartition, OffsetAndMetadata]]:
         """Start a commit and return at once, with a future of the offsets stored. `callback(offsets, error or None)`, which may be a
         coroutine function, runs in a later poll() or in close(). Commits are sent in the order they were asked for."""
-        self._check_open()
+        self._check_here()
         wanted = normal_offsets(offsets)
         future = asyncio.wrap_future(self._commits.commit_async(wanted, callback, self._default_timeout_ms))
         if callback is not None:  # which hears of a failure, so that nobody has to await the future
@@ -338,24 +384,76 @@ class AsyncKafkaConsumer:
     async def close(
         self, timeout: float | datetime.timedelta = 30_000, *, leave_group: bool | None = None
     ) -> None:
-        """As KafkaConsumer.close(). Idempotent; when cancelled it goes on in the background, and another close() waits for it."""
-        if self._closed:
+        """As KafkaConsumer.close(). Idempotent; when cancelled it goes on in the background, and another close() waits for it.
+
+        A poll() that waits in another task raises ClosedError, and `async for` ends. A listener that takes longer than `timeout` is
+        cancelled.
+        """
+        me = asyncio.current_task()
+        if self._closed or me is self._closing:  # the latter: by the listener that close() calls
             return
+        if me is self._attending:
+            raise IllegalStateError(
+                "a listener or commit callback called close(), which would wait for its end: have it set a flag, and call close() "
+                "after poll()"
+            )
+        self._take_over_from_a_closed_loop()
         if self._closing is None:
             closing = self._close(to_ms(timeout), leave_group)
             self._closing = asyncio.get_running_loop().create_task(closing)
+            if self._commits.unread is not None:
+                records, index = self._commits.unread
+                self._commits.unread = (
+                    records,
+                    index,
+                )  # another one: `async for` in another task sees that it is to end
+            if self._readable is not None:
+                self._readable.wake()
         await asyncio.shield(self._closing)
 
+    def _take_over_from_a_closed_loop(self) -> None:
+        """close() may come from another event loop if the consumer's own is over, or from a forked child."""
+        if self._loop is None or self._loop is asyncio.get_running_loop():
+            return
+        if self._core.engine.alive and not self._loop.is_closed():
+            self._check_here()  # which raises
+        self._loop = self._readable = self._attending = self._closing = None
+
     async def _close(self, timeout_ms: float, leave_group: bool | None) -> None:
-        if self._attending is not None:
-            await asyncio.wait({self._attending})
-        if self._readable is not None:
-            self._readable.close()  # while the descriptor is there
+        deadline_s = time.monotonic() + timeout_ms / 1000
         try:
-            await await_steps(self._core.close(timeout_ms, leave_group))
-        finally:
-            self._closed = True
-            self._interceptors.close()
+            await self._attended_for_close(timeout_ms / 1000)
+        finally:  # also when the loop ends, and cancels its tasks
+            left_ms = max(0.0, (deadline_s - time.monotonic()) * 1000)
+            try:
+                async with asyncio.timeout(left_ms / 1000 + _CLOSE_GRACE_S):
+                    await await_steps(self._core.close(left_ms, leave_group))
+            except TimeoutError:
+                _log.warning(
+                    "close() has cancelled a listener or callback that did not end within %.0f ms", timeout_ms
+                )
+            finally:
+                self._closed = True
+                self._interceptors.close()
+
+    async def _attended_for_close(self, timeout_s: float) -> None:
+        """Until a listener that runs has ended, or is cancelled since time is over. What it raises comes too late for a poll()."""
+        attending = self._attending
+        if attending is None:
+            return
+        _, running = await asyncio.wait({attending}, timeout=timeout_s)
+        if running:
+            attending.cancel()
+            await asyncio.wait({attending}, timeout=_CLOSE_GRACE_S)
+        if self._attending is not attending:
+            return  # a poll() in another task raises what was raised
+        self._attending = None
+        if not attending.done() or attending.cancelled():
+            _log.warning("close() has cancelled a listener or callback that ran for longer than its timeout")
+        elif (error := attending.exception()) is not None:
+            _log.warning(
+                "close() came before the poll() that would have raised this: %s", error, exc_info=error
+            )
 
     async def __aenter__(self) -> AsyncKafkaConsumer:
         return self
@@ -395,10 +493,24 @@ class AsyncKafkaConsumer:
         if self._closed:
             raise ClosedError("this AsyncKafkaConsumer is closed; make a new one")
 
+    def _check_here(self) -> None:
+        """Open, in the process that made it, in its event loop."""
+        self._check_open()
+        self._core.engine.check_process()
+        running = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = running
+        elif self._loop is not running:
+            over = ", which is closed" if self._loop.is_closed() else ""
+            raise IllegalStateError(
+                f"{self!r} belongs to the event loop in which it was first awaited{over}, and was called from another one: make a "
+                "consumer in each event loop (each asyncio.run() has its own), or use asyncio.run_coroutine_threadsafe()"
+            )
+
     def _ms(self, timeout: float | datetime.timedelta | None) -> float:
         return self._default_timeout_ms if timeout is None else to_ms(timeout)
 
     async def _call(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> T:
         """Have the engine do it, and await the outcome; cancelling cancels what runs there."""
-        self._check_open()
+        self._check_here()
         return await asyncio.wrap_future(self._core.engine.call(function, *args, **kwargs))

@@ -15,7 +15,7 @@ class Readable:
         self._waiter: asyncio.Future[None] | None = None
 
     async def wait(self, timeout_s: float) -> None:
-        """Until the descriptor is readable, or the time is over, or close()."""
+        """Until the descriptor is readable, or the time is over, or wake()."""
         loop = self._loop
         waiter = self._waiter = loop.create_future()
         loop.add_reader(self._fd, _wake, waiter)
@@ -25,13 +25,13 @@ class Readable:
         finally:
             timer.cancel()
             self._waiter = None
-            loop.remove_reader(self._fd)
+            if not loop.is_closed():  # else this coroutine is only being collected
+                loop.remove_reader(self._fd)
 
-    def close(self) -> None:
-        """Let go of the descriptor."""
+    def wake(self) -> None:
+        """End the wait of whoever waits."""
         if self._waiter is not None:
             _wake(self._waiter)
-        self._loop.remove_reader(self._fd)
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

@@ -30,7 +30,7 @@ class Commits:
     """Coroutines run in the engine's thread, all else in the user's.
 
     Written by the user's thread: `auto_commit_due_s`, and `unread`: what a loop over the consumer has polled and, from the index on, not
-    handed out.
+    handed out. `_untold` holds what commit_async() has begun and not told of: added to by the user's thread, removed from by the engine's.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Commits:
         self._user = user
         self._config = config
         self._order = asyncio.Lock()
+        self._untold: set[concurrent.futures.Future[None]] = set()
         if config["enable.auto.commit"] and coordinator is not None:
             self._put_off()
 
@@ -120,14 +121,26 @@ class Commits:
         self.need_group("commit_async()")
         wanted = self.consumed_offsets() if offsets is None else offsets
         future = self._client.engine.call(self.commit, wanted, allow_rewind=False, timeout_ms=timeout_ms)
-        if callback is not None:
+        told: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._untold.add(told)
 
-            def tell(done: concurrent.futures.Future[Any]) -> None:
-                error = None if done.cancelled() else done.exception()
+        def tell(done: concurrent.futures.Future[Any]) -> None:
+            error = None if done.cancelled() else done.exception()
+            if callback is not None:
                 self._user.hand(lambda: call_user(callback, wanted, error))
+            self._untold.discard(told)
+            told.set_result(None)
 
-            future.add_done_callback(tell)
+        future.add_done_callback(tell)
         return future
+
+    def settle(self, timeout_ms: float) -> Steps[None]:
+        """Wait until all that commit_async() has begun is answered, and its callbacks wait to be run.
+
+        Source: ConsumerCoordinator.close() of Kafka's client, which awaits pending commits as well.
+        """
+        if self._untold:
+            yield self._client.engine.call(self._settled, timeout_ms)
 
     # ------------------------------------------------------------ the engine's thread
 
@@ -154,6 +167,10 @@ class Commits:
         if self.on_committed:
             self._user.hand(lambda: self._tell_committed(to_send))
         return to_send
+
+    async def _settled(self, timeout_ms: float) -> None:
+        if waiting := [asyncio.wrap_future(told) for told in list(self._untold)]:
+            await asyncio.wait(waiting, timeout=timeout_ms / 1000)
 
     def _tell_committed(self, offsets: Offsets) -> Steps[None]:
         for told in self.on_committed:

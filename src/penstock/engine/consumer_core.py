@@ -160,12 +160,12 @@ class ConsumerCore:
         if commits.unread is None:
             return
         polled_to = commits.unread[0].next_offsets()
-        held, commits.unread = commits.held(), None
-        for tp, offset in held.items():
+        for tp, offset in commits.held().items():
             handle = self.handles.get(tp)
             place = self.fetcher.position(handle) if handle is not None else None
             if place is not None and place[0] == polled_to[tp]:
                 self.positions.start_at(tp, offset)
+        commits.unread = None  # last: the user's thread may commit meanwhile (its poll() was cancelled), and not past these
 
     def close(self, timeout_ms: float, leave_group: bool | None) -> Steps[None]:
         """Commit, tell the listener, leave, end all threads. Whatever fails or hangs on the way, the threads end."""

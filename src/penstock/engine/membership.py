@@ -235,6 +235,7 @@ class Membership:
         """In the user's thread: give the group's partitions back, in order: commit, listener, leave."""
         owned = list(self._handles) if self.driver is not None else []
         yield from self._commits.auto_commit("the commit on close", timeout_ms())
+        yield from self._commits.settle(timeout_ms())
         yield from self._user.run_callbacks()
         try:
             if owned and self.driver is not None:
