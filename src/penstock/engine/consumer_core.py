@@ -288,7 +288,7 @@ class ConsumerCore:
             if matching != set(self.subscription.topics) or (driver is None and self.membership.polled):
                 self.subscription.pattern_matched(matching)
                 self.membership.subscribe()
-        self.positions.refuse_missing()
+        self.positions.on_metadata()
         self.fetching.refresh_leaders()
         if self.membership.driver is not None:
             self.membership.driver.metadata_changed()

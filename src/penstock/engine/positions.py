@@ -245,8 +245,6 @@ class Positions:
         self._leader_epochs.on_metadata()
         self._refuse_missing()
 
-    refuse_missing = on_metadata  # its former name
-
     def _refuse_missing(self) -> None:
         """poll() raises for an assigned partition that its topic does not have."""
         for tp, handle in self.fetching.handles.items():
