@@ -82,7 +82,7 @@ class Story:
         self._settle(row)
         assert (ranges(returned), ranges(again)) == (row.returned, row.again)
         stored = self.committed()
-        assert [str(stored.get(number, "–")) for number in range(PARTITIONS)] == row.committed
+        assert [str(stored.get(number, "-")) for number in range(PARTITIONS)] == row.committed
 
     def _do(self, what: str) -> list[tuple[int, int]]:
         if stored := re.fullmatch(r"(\d+) records are stored in each partition", what):

@@ -3,12 +3,13 @@
     python -m tests.support.stepwise '{"client.id": "a", ...}' TOPIC
 
 Each line on standard input is a command in JSON, each line on standard output its answer: {"done": ...} or {"refused": the error's name}.
-In between it polls, so that it takes part in rebalances, but all its partitions are paused: only the command "poll" reads. After the command
-"hang" it polls no more until it is told to.
+In between it polls, so that it takes part in rebalances, but all its partitions are paused: only the command "poll" reads. After
+"hang" it polls no more until "wake" or "poll".
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import selectors
@@ -39,8 +40,17 @@ class Actor:
         )
 
     def ask(self, command: str, **arguments: Any) -> Any:
-        assert self.process.stdin is not None and self.process.stdout is not None
+        """Have it done; Refused with the name of the error that it raised."""
+        self.tell(command, **arguments)
+        return self.hear()
+
+    def tell(self, command: str, **arguments: Any) -> None:
+        """Have it begin; hear() waits for the end."""
+        assert self.process.stdin is not None
         print(json.dumps({"command": command, **arguments}), file=self.process.stdin, flush=True)
+
+    def hear(self) -> Any:
+        assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, f"the consumer ended by itself, with {self.process.wait(END_TIMEOUT_S)}"
         answer = json.loads(line)
@@ -79,11 +89,29 @@ class Steps:
         self.hangs = False
         self.open = True
         self._topic = topic
+        self._calls: list[str] = []
         self._consumer = KafkaConsumer(**config)
         self._consumer.subscribe([topic], listener=self)
 
     def on_partitions_assigned(self, partitions: list[Any]) -> None:
+        self._calls.append("assigned")
         self._consumer.pause(*partitions)
+
+    def on_partitions_revoked(self, partitions: list[Any]) -> None:
+        self._calls.append("revoked")
+
+    def on_partitions_lost(self, partitions: list[Any]) -> None:
+        self._calls.append("lost")
+
+    def calls(self) -> list[str]:
+        """What the listener was told, since the last time this was asked."""
+        told, self._calls = self._calls, []
+        return told
+
+    def member(self) -> tuple[str, int]:
+        """The member id and the generation (or member epoch)."""
+        me = self._consumer.group_metadata()
+        return me.member_id, me.generation_id
 
     def idle(self) -> None:
         self._consumer.poll(timeout=20)
@@ -93,6 +121,10 @@ class Steps:
 
     def hang(self) -> None:
         self.hangs = True
+
+    def hold_the_gil(self, for_s: int) -> None:
+        """As C code does that computes without giving it back: no other thread of this process runs a line of Python."""
+        ctypes.PyDLL(None).sleep(for_s)
 
     def poll(self, ends: list[int]) -> list[tuple[int, int]]:
         """All that there is, up to these ends of the partitions: (partition, offset) of each record."""
