@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, TypeVar, overload
 
 from .._native import ConsumerRecord, ConsumerRecords
+from ..engine.commits import Unread
 from ..engine.consumer_core import ConsumerCore
 from ..engine.steps import Steps, await_steps
 from ..errors import ClosedError, ConcurrentUseError, IllegalStateError
@@ -110,12 +111,12 @@ class AsyncKafkaConsumer:
                 if self._closing is not None:  # by another task, while this one waited
                     return
                 raise
-            for index, record in enumerate(records, 1):
-                commits.unread = unread = (records, index)
+            commits.unread = unread = Unread(records, 0)
+            for unread.index, record in enumerate(records, 1):
                 yield record
                 if (
                     commits.unread is not unread
-                ):  # a poll() in the loop has given the rest back, or close() was called
+                ):  # poll() in the loop has given the rest back, or close() was called
                     break
             else:
                 commits.unread = None
@@ -401,12 +402,10 @@ class AsyncKafkaConsumer:
         if self._closing is None:
             closing = self._close(to_ms(timeout), leave_group)
             self._closing = asyncio.get_running_loop().create_task(closing)
-            if self._commits.unread is not None:
-                records, index = self._commits.unread
-                self._commits.unread = (
-                    records,
-                    index,
-                )  # another one: `async for` in another task sees that it is to end
+            if (
+                unread := self._commits.unread
+            ) is not None:  # another one: `async for` of another task is to end
+                self._commits.unread = Unread(unread.records, unread.index)
             if self._readable is not None:
                 self._readable.wake()
         await asyncio.shield(self._closing)
@@ -465,8 +464,7 @@ class AsyncKafkaConsumer:
         the last poll() returned. Auto-commit leaves it to whoever reads next."""
         if error is not None and not self._closed:
             if self._commits.unread is not None:
-                records, index = self._commits.unread
-                self._commits.unread = (records, index - 1)
+                self._commits.unread.index -= 1
             else:
                 self._commits.last_was_not_handled(self._last)
         await self.close()

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, TypeVar, overload
 
 from .._native import ConsumerRecord, ConsumerRecords
+from ..engine.commits import Unread
 from ..engine.consumer_core import ConsumerCore
 from ..engine.steps import run_steps
 from ..errors import ClosedError, WakeupError
@@ -120,13 +121,13 @@ class KafkaConsumer:
         while not self._closed:
             records = self.poll()
             try:
-                for index, record in enumerate(records):
-                    commits.unread = (records, index + 1)
+                commits.unread = unread = Unread(records, 0)
+                for unread.index, record in enumerate(records, 1):
                     yield record
                 commits.unread = None
             finally:  # a break or an exception: the generator is closed
                 if commits.unread is not None and not self._closed:
-                    index = commits.unread[1]
+                    index = commits.unread.index
                     self._last = records[
                         index - 1 : index
                     ]  # if it was an exception, this one was not handled

@@ -26,11 +26,22 @@ Offsets = dict[TopicPartition, OffsetAndMetadata]
 NEVER = float("inf")
 
 
+class Unread:
+    """What a loop over the consumer has polled and, from `index` on, not handed out. Written by the user's thread, once for each record:
+    therefore not a tuple made anew."""
+
+    __slots__ = ("index", "records")
+
+    def __init__(self, records: ConsumerRecords, index: int) -> None:
+        self.records = records
+        self.index = index
+
+
 class Commits:
     """Coroutines run in the engine's thread, all else in the user's.
 
-    Written by the user's thread: `auto_commit_due_s`, and `unread`: what a loop over the consumer has polled and, from the index on, not
-    handed out. `_untold` holds what commit_async() has begun and not told of: added to by the user's thread, removed from by the engine's.
+    Written by the user's thread: `auto_commit_due_s` and `unread`.
+    `_untold` holds what commit_async() has begun and not told of: added to by the user's thread, removed from by the engine's.
     """
 
     def __init__(
@@ -45,7 +56,7 @@ class Commits:
         config: Config,
     ) -> None:
         """`identity` says under which membership this consumer speaks now."""
-        self.unread: tuple[ConsumerRecords, int] | None = None
+        self.unread: Unread | None = None
         self.auto_commit_due_s = NEVER
         self.on_committed: list[Callable[[Offsets], object]] = []  # told in the user's thread (interceptors)
         self._client = client
@@ -84,14 +95,13 @@ class Commits:
         """Per partition the first offset that poll() returned to a loop which has not handed it out yet."""
         if self.unread is None:
             return {}
-        records, index = self.unread
-        rest = records[index:]
+        rest = self.unread.records[self.unread.index :]
         return {tp: rest.records(tp)[0].offset for tp in rest.partitions}
 
     def last_was_not_handled(self, records: ConsumerRecords | None) -> None:
         """An exception ends the use of the consumer somewhere in these records."""
         if records is not None:
-            self.unread = (records, 0)
+            self.unread = Unread(records, 0)
 
     # ------------------------------------------------------------ the user's thread
 

@@ -159,7 +159,7 @@ class ConsumerCore:
         commits = self.commits
         if commits.unread is None:
             return
-        polled_to = commits.unread[0].next_offsets()
+        polled_to = commits.unread.records.next_offsets()
         for tp, offset in commits.held().items():
             handle = self.handles.get(tp)
             place = self.fetcher.position(handle) if handle is not None else None

@@ -233,10 +233,10 @@ class Membership:
 
     def give_back(self, timeout_ms: Callable[[], float], leave_group: bool | None = None) -> Steps[None]:
         """In the user's thread: give the group's partitions back, in order: commit, listener, leave."""
-        owned = list(self._handles) if self.driver is not None else []
         yield from self._commits.auto_commit("the commit on close", timeout_ms())
         yield from self._commits.settle(timeout_ms())
-        yield from self._user.run_callbacks()
+        yield from self._user.run_callbacks()  # a revocation may be among them: what is owned is seen after that
+        owned = list(self._handles) if self.driver is not None else []
         try:
             if owned and self.driver is not None:
                 yield from self._call_listener("on_partitions_revoked", owned)
