@@ -78,6 +78,27 @@ def penstock_records(work: Work, meter: Meter) -> None:
     _read_penstock(_penstock_consumer(work, max_poll_records=POLL_RECORDS), meter)
 
 
+def penstock_async(work: Work, meter: Meter) -> None:
+    """penstock-defaults, awaited, on asyncio's own loop."""
+    from penstock import AsyncKafkaConsumer, TopicPartition
+
+    async def read() -> None:
+        consumer = AsyncKafkaConsumer(bootstrap_servers=work.bootstrap, auto_offset_reset="earliest")
+        await consumer.assign([TopicPartition(work.topic, number) for number in range(work.partitions)])
+        patience = _Patience()
+        while not meter.done:
+            records = await consumer.poll(timeout=200)
+            size = 0
+            for record in records:
+                key, value = record.key, record.value
+                size += len(key) + len(value)
+            patience.note(len(records))
+            meter.add(len(records), size)
+        await consumer.close()
+
+    asyncio.run(read())
+
+
 def penstock_columns(work: Work, meter: Meter) -> None:
     import pyarrow
 
@@ -238,6 +259,7 @@ PYTHON: dict[str, Callable[[Work, Meter], None]] = {
     "penstock-columns": penstock_columns,
     "penstock-drain": penstock_drain,
     "penstock-defaults": penstock_defaults,
+    "penstock-async": penstock_async,
     "confluent-best": confluent_best,
     "confluent-defaults": confluent_defaults,
     "aiokafka": aiokafka,

@@ -2,4 +2,9 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.kafka.admin_behaviour", "tests.kafka.producer_behaviour")
+pytest.register_assert_rewrite(
+    "tests.kafka.admin_behaviour",
+    "tests.kafka.async_behaviour",
+    "tests.kafka.async_life_behaviour",
+    "tests.kafka.producer_behaviour",
+)

@@ -93,6 +93,7 @@ class AsyncKafkaConsumer:
         """As KafkaConsumer.poll(). When cancelled nothing is lost: records are only taken when nothing is left to wait for."""
         self._begin_poll()
         self._polls.started(time.monotonic() * 1000)
+        self._last = None  # who polls again has handled it
         try:
             if self._commits.unread is not None:  # a loop over this consumer was left early
                 await self._call(self._core.give_back)
@@ -114,9 +115,7 @@ class AsyncKafkaConsumer:
             commits.unread = unread = Unread(records, 0)
             for unread.index, record in enumerate(records, 1):
                 yield record
-                if (
-                    commits.unread is not unread
-                ):  # poll() in the loop has given the rest back, or close() was called
+                if commits.unread is not unread:  # given back by a poll() in the loop, or close() was called
                     break
             else:
                 commits.unread = None
@@ -146,6 +145,7 @@ class AsyncKafkaConsumer:
         if started_s - self._last_turn_s > _LONGEST_TURN_S:
             self._last_turn_s = started_s
             await asyncio.sleep(0)
+        self._refuse_while_closing()
         while True:
             if self._user.attention or self._attending is not None:
                 await self._attend()

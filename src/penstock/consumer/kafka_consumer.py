@@ -86,6 +86,7 @@ class KafkaConsumer:
             self._check_open()
             started_s = time.monotonic()
             self._polls.started(started_s * 1000)
+            self._last = None  # who polls again has handled it
             try:
                 return self._poll(started_s, started_s + to_ms(timeout) / 1000)
             finally:
@@ -387,7 +388,7 @@ class KafkaConsumer:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """close(). After an exception what the last poll() returned counts as not read, since some of it was not handled: auto-commit
-        leaves it to whoever reads next."""
+        leaves it to whoever reads next. An exception out of poll() itself leaves nothing: all before was handled."""
         if error is not None and not self._closed:
             self._core.commits.last_was_not_handled(self._last)
         self.close()
