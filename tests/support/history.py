@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 SHOWN = 5
@@ -189,6 +190,31 @@ def only_while_owned(history: History) -> list[str]:
                 problems.append(
                     f"{reader} was returned {event.place} offset {event.offset}, which it does not own"
                 )
+    return _told(problems)
+
+
+def owned_by_one_at_a_time(history: History) -> list[str]:
+    """A partition is given only after the listener of whoever had it before has returned. Losses are left out, of which a member hears
+    after the fact, and ownerships without an end: that reader was killed."""
+    spans: dict[Place, list[tuple[int, int, str]]] = defaultdict(list)
+    for reader, events in history.events.items():
+        since: dict[Place, int] = {}
+        for event in events:
+            if isinstance(event, Given):
+                since.update(dict.fromkeys(event.places, event.at_ns))
+            elif isinstance(event, Taken):
+                for place in event.places & since.keys():
+                    began = since.pop(place)
+                    if not event.lost:
+                        spans[place].append((began, event.at_ns, reader))
+    problems = []
+    for place, owners in spans.items():
+        owners.sort()
+        problems += [
+            f"{place} was given to {later[2]} {(before[1] - later[0]) / 1e6:.1f} ms before {before[2]} had let it go"
+            for before, later in pairwise(owners)
+            if later[0] < before[1]
+        ]
     return _told(problems)
 
 

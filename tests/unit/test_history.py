@@ -18,6 +18,7 @@ from tests.support.history import (
     offsets_agree,
     one_owner_each,
     only_while_owned,
+    owned_by_one_at_a_time,
     resumes_at_committed,
     unseen,
     unseen_is_zero,
@@ -140,3 +141,10 @@ def test_one_owner_each() -> None:
     assert one_owner_each({"a": [P]}, [P, Q]) == ["t-1 belongs to nobody"]
     assert one_owner_each({"a": [P], "b": [P, Q]}, [P, Q]) == ["t-0 belongs to a, b"]
     assert one_owner_each({"a": [P, Q]}, [P]) == ["t-1 belongs to a, but does not exist"]
+
+
+def test_owned_by_one_at_a_time() -> None:
+    handed_on = (given(0), taken(5), given(6, reader="b"), taken(9, reader="b"))
+    assert owned_by_one_at_a_time(history(*handed_on)) == []
+    early = (given(0), taken(5), given(4, reader="b"), taken(9, reader="b"))
+    assert "was given to b" in owned_by_one_at_a_time(history(*early))[0]
