@@ -176,9 +176,6 @@ def test_14_commit_in_rebalance(
     assert set(committer.outcomes) <= {"done", "CommitFailedError", "CommitRewindError"}, committer.outcomes
 
 
-@pytest.mark.xfail(
-    strict=True, reason="close() ends the client while commits of commit_async() are under way"
-)
 @pytest.mark.parametrize("way", ["assign", "subscribe"])
 def test_14_close_waits_for_commits_under_way(
     kafka: RealKafka, topic: str, unique: Callable[[str], str], way: str

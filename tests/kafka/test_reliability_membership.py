@@ -139,15 +139,7 @@ def move_coordinator(kafka: RealKafka, group: str) -> None:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize(
     "way",
-    [
-        pytest.param(
-            "killed",
-            marks=pytest.mark.xfail(
-                strict=False, reason="the tries to leave are over before the cluster has another coordinator"
-            ),
-        ),
-        "moved",
-    ],
+    ["killed", "moved"],
 )
 def test_19_leave_retried(
     kafka3: RealKafka, topic: str, unique: Callable[[str], str], way: str, protocol: str

@@ -31,7 +31,7 @@ _LOAD_IN_PROGRESS, _NOT_AVAILABLE, _NOT_COORDINATOR = 14, 15, 16
 _ILLEGAL_GENERATION, _UNKNOWN_MEMBER_ID, _REBALANCE_IN_PROGRESS = 22, 25, 27
 _MEMBER_ID_REQUIRED, _FENCED_INSTANCE_ID = 79, 82
 _INCONSISTENT_GROUP_PROTOCOL = 23
-_LEAVE_TRIES = 3
+_LEAVE_TRIES = 12  # some ten seconds; close() gives up earlier if its time is over
 _POLLED_FOR = frozenset(State) - {
     State.UNSUBSCRIBED,
     State.EXPIRED,
@@ -81,16 +81,16 @@ class ClassicMember:
         self._coordinator_known = False
         self._finding = False
         self._beating: tuple[int, str] | None = (
-            None  # the generation and member id that heartbeats are repeated for
+            None  # whom heartbeats are repeated for: generation, member id
         )
         self._beat_at_once = False
         self._target: tuple[TopicPartition, ...] = ()  # what REVOKING leads to
-        self._taking: deque[frozenset[TopicPartition]] = (
-            deque()
-        )  # what callbacks that have not returned take away
+        self._taking: deque[frozenset[TopicPartition]] = deque()  # what callbacks that are not done take away
         self._retry_at_ms: int | None = None
         self._failures = 0
         self._rejoin_wanted: str | None = None
+        self._asked: str | None = None  # what a join without a member id is to bring about
+        self._last_generation_id = -1
         self._leave_tries = 0
         self._skip_assignment = False
         self._poll_expired = False  # while a join or sync is in flight: seen to when its answer is here
@@ -169,8 +169,21 @@ class ClassicMember:
 
     def _joined(self, event: g.JoinAnswered, now_ms: int) -> None:
         self._failures = 0
+        # A static member keeps its place when a generation is formed without it: what it owned then is another's by now. Who leads is
+        # said by classic coordinators; in a group that migrates (KIP-848) epochs skip, and the coordinator knows what each owns.
+        missed = event.leader_id != "" and 0 <= self.generation_id < event.generation_id - 1
         self.member_id = event.member_id
         self.generation_id = event.generation_id
+        if missed and self.assignment:
+            self._forget_membership(keep_id=True)
+            if not self._expire_late(now_ms):
+                self._lose(now_ms)
+            return
+        asked, self._asked = self._asked, None
+        if event.generation_id == self._last_generation_id and self._rejoin_wanted is None:
+            # A static member was given its own place back without a rebalance (KIP-345): what was to be rebalanced for still is.
+            self._rejoin_wanted = asked
+        self._last_generation_id = event.generation_id
         self.protocol_name = event.protocol_name
         self.is_leader = event.leader_id == event.member_id
         if self._expire_late(now_ms):
@@ -375,7 +388,7 @@ class ClassicMember:
         self.assignment = ()
         self._taking.clear()
         self._poll_expired = False
-        self._rejoin_wanted = None
+        self._rejoin_wanted = self._asked = None
         self._retry_at_ms = None
         leaves = self.group_instance_id is None if event.leave_group is None else event.leave_group
         if self.state is State.UNSUBSCRIBED or not self.member_id or not leaves:
@@ -399,8 +412,9 @@ class ClassicMember:
             event.error_code in (_LOAD_IN_PROGRESS, _NOT_AVAILABLE, _NOT_COORDINATOR)
             and self._leave_tries > 0
         ):
+            # Until the others notice that a coordinator is gone they name it again; tries one upon the other would be over by then.
             self._coordinator_known = False
-            self._find()
+            self._retry_at_ms = now_ms + self._backoff_ms()
         else:
             self._end()
 
@@ -412,7 +426,7 @@ class ClassicMember:
             self._retry_at_ms = None
             if self.state is State.BACKING_OFF:
                 self._join(now_ms)
-            elif self._heartbeats_flow() and not self._coordinator_known:
+            elif not self._coordinator_known and (self._heartbeats_flow() or self.state is State.LEAVING):
                 self._find()
 
     # ------------------------------------------------------------ steps
@@ -432,6 +446,8 @@ class ClassicMember:
             return
         self._go(State.JOINING)
         reason = self._rejoin_wanted or "the member joins"
+        if not self.member_id:
+            self._asked = self._rejoin_wanted or self._asked
         self._rejoin_wanted = None
         self._out.append(
             g.SendJoin(

@@ -36,7 +36,7 @@ _MOVED: Final = (_NOT_AVAILABLE, _NOT_COORDINATOR)
 _GONE: Final = (_UNKNOWN_MEMBER_ID, _GROUP_ID_NOT_FOUND)  # a group that is no more has no members
 _LEFT: Final = (0, _FENCED_INSTANCE_ID, *_GONE)  # to a leave: nothing is held under this member's id
 
-_LEAVE_TRIES = 5
+_LEAVE_TRIES = 12
 
 _S = ConsumerState
 _GIVING_UP: Final = frozenset({_S.LOSING, _S.EXPIRED, _S.FAILED, _S.FENCED})

@@ -62,7 +62,8 @@ class Heartbeats:
         self._rack_id = rack_id or None  # a broker refuses an empty one
         self._rebalance_timeout_ms = rebalance_timeout_ms
         self._server_assignor = server_assignor
-        self._pattern_told = False  # the coordinator may have one, and names alone would not replace it
+        # The coordinator may have one, and names alone would not replace it: a static member inherits its predecessor's.
+        self._pattern_told = group_instance_id is not None
 
     @property
     def due(self) -> bool:

@@ -889,7 +889,7 @@ def test_leaving_survives_a_coordinator_that_moves_a_bounded_number_of_times(fai
         assert walk.only(c.SendConsumerHeartbeat).member_epoch == -1
         tries += 1
     walk.only(g.Left)
-    assert tries == 5
+    assert tries == 12
 
 
 def test_leaving_finds_the_coordinator_first_where_it_is_lost() -> None:
