@@ -177,3 +177,20 @@ def test_a_sync_consumer_refuses_coroutine_functions(own_broker: DevBroker) -> N
         with pytest.raises(TypeError, match="coroutine function; only AsyncKafkaConsumer"):
             for _ in range(10):
                 consumer.poll(timeout=100)
+
+
+def test_close_awaits_what_commit_async_began(own_broker: DevBroker) -> None:
+    """KafkaConsumer as well: the callback runs in close(), after the answer has come."""
+    told: list[tuple[int, BaseException | None]] = []
+    tp = TopicPartition("t", 0)
+    with KafkaConsumer(
+        "t",
+        bootstrap_servers=own_broker.bootstrap_servers,
+        auto_offset_reset="earliest",
+        group_id="g",
+        enable_auto_commit=False,
+    ) as consumer:
+        assert [r.value for r in consumer.poll(timeout=WAIT_S * 1000)] == [b"one"]
+        consumer.commit_async(callback=lambda offsets, error: told.append((offsets[tp].offset, error)))
+    assert told == [(1, None)]
+    assert own_broker.committed("g") == {("t", 0): 1}
