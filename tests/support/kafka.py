@@ -11,8 +11,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
-from tools.kafka.kafka import HOST, KafkaCluster, free_port, java_tool
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
+from tools.kafka.kafka import HOST, KafkaCluster, free_port
 
 from tests.support.proxy import Proxy
 
@@ -104,9 +111,21 @@ class RealKafka(KafkaCluster):
 
     def configure_group(self, group: str, **settings: object) -> None:
         """Dynamic settings of a group of the consumer protocol, underscores for dots: consumer_session_timeout_ms=2000."""
-        told = ",".join(f"{name.replace('_', '.')}={value}" for name, value in settings.items())
-        server = ["--bootstrap-server", self.bootstrap_servers]
-        java_tool("kafka.admin.ConfigCommand", [*server, "--alter", "--group", group, "--add-config", told])
+        entries = [
+            ConfigEntry(name.replace("_", "."), str(value), incremental_operation=AlterConfigOpType.SET)
+            for name, value in settings.items()
+        ]
+        resource = ConfigResource(ResourceType.GROUP, group, incremental_configs=entries)
+        self.admin.incremental_alter_configs([resource])[resource].result(ADMIN_TIMEOUT_S)
+        asked = ConfigResource(ResourceType.GROUP, group)
+        deadline = time.monotonic() + ADMIN_TIMEOUT_S
+        while True:  # until the broker has read it in the metadata's log
+            told = self.admin.describe_configs([asked])[asked].result(ADMIN_TIMEOUT_S)
+            if all(told[entry.name].value == entry.value for entry in entries):
+                return
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the settings of group {group} do not hold after {ADMIN_TIMEOUT_S} s")
+            time.sleep(0.02)
 
     def delete_topic(self, topic: str) -> None:
         self.admin.delete_topics([topic], operation_timeout=ADMIN_TIMEOUT_S)[topic].result(ADMIN_TIMEOUT_S)
