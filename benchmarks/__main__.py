@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: one run, one table for each topic."""
+"""`python -m benchmarks`: one run, one table for each topic. `python -m benchmarks groups`: see groups/."""
 
 from __future__ import annotations
 
@@ -67,6 +67,10 @@ def _say(text: str) -> None:
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["groups"]:
+        from benchmarks.groups.__main__ import main as groups
+
+        return groups(sys.argv[2:])
     arguments = _arguments()
     rounds = arguments.rounds or (1 if arguments.quick else 3)
     where = report.machine()

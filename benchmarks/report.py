@@ -161,11 +161,12 @@ def _extra_lines(extra: dict[str, Any]) -> list[tuple[str, str]]:
 
 def write_readme(section: str, front: str) -> None:
     """Replace the generated sections of benchmarks/README.md and of the project's README.md."""
-    _replace(HERE / "README.md", BEGIN, END, section)
-    _replace(HERE.parent / "README.md", FRONT_BEGIN, FRONT_END, front)
+    replace_section(HERE / "README.md", BEGIN, END, section)
+    replace_section(HERE.parent / "README.md", FRONT_BEGIN, FRONT_END, front)
 
 
-def _replace(path: Path, begin: str, end: str, section: str) -> None:
+def replace_section(path: Path, begin: str, end: str, section: str) -> None:
+    """Put `section` between two marks of a page."""
     head, found, rest = path.read_text(encoding="utf-8").partition(begin)
     _, closed, tail = rest.partition(end)
     if not found or not closed:
