@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .consumer import AsyncKafkaConsumer, KafkaConsumer
     from .devbroker import DevBroker
     from .group.assignors import Assignor, RebalanceProtocol
+    from .group.protocol import MemberSubscription
     from .metrics import MetricName
     from .producer import KafkaProducer
 
@@ -45,6 +46,7 @@ _LAZY = {
     "DevBroker": "penstock.devbroker",
     "KafkaConsumer": "penstock.consumer.kafka_consumer",
     "KafkaProducer": "penstock.producer",
+    "MemberSubscription": "penstock.group.protocol",
     "MetricName": "penstock.metrics",
     "RebalanceProtocol": "penstock.group.assignors",
 }
@@ -59,6 +61,7 @@ __all__ = [
     "DevBroker",
     "KafkaConsumer",
     "KafkaProducer",
+    "MemberSubscription",
     "MetricName",
     "Node",
     "OffsetAndMetadata",

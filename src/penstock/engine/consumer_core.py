@@ -28,6 +28,7 @@ from .thread import EngineThread
 from .user_thread import UserThread
 
 _log = logging.getLogger("penstock.consumer")
+_LISTENERS = ("on_partitions_assigned", "on_partitions_revoked", "on_partitions_lost")
 _ISOLATION = {"read_uncommitted": 0, "read_committed": 1}
 
 
@@ -210,6 +211,8 @@ class ConsumerCore:
             raise ConfigError("subscribe() needs group.id; set it, or use assign() to read without a group")
         if (topics is None) == (pattern is None):
             raise ValueError("subscribe() takes either topics or pattern")
+        if listener is not None and not any(hasattr(listener, method) for method in _LISTENERS):
+            raise TypeError(f"a listener has any of {', '.join(_LISTENERS)}; {listener!r} has none")
         self.membership.listener = listener
         self.membership.pattern = pattern if isinstance(pattern, str) else None
         if pattern is not None:
