@@ -53,7 +53,7 @@ class ConsumerGroups:
         self._groups = groups
         self._new_member_id = new_member_id
         self._limits = limits
-        self._rebalance = rebalance
+        self.rebalance = rebalance
 
     # ------------------------------------------------------------------ topics
     def topic_changed(self, event: TopicChanged) -> None:
@@ -281,7 +281,7 @@ class ConsumerGroups:
         if may_downgrade(consumers, self._limits):
             # The last one that spoke the new protocol is gone, and others are there: a classic group again.
             to_classic(group, self.topic_names, now_ms, will_rebalance=True)
-            return self._rebalance(group, now_ms)
+            return self.rebalance(group, now_ms)
         consumers.look_at(self.topics)
         consumers.epoch += 1
         return []

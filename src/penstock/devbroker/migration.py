@@ -13,7 +13,7 @@ from penstock.types import TopicPartition
 
 from .codes import Code, RequestRefused
 from .consumer_assignors import Partition, TopicImage
-from .consumer_model import NOTHING, ClassicSide, ConsumerGroup, ConsumerMember
+from .consumer_model import NOTHING, ClassicSide, ConsumerGroup, ConsumerMember, MemberState
 from .consumer_protocol import Malformed, decode_assignment, decode_subscription, encode_assignment
 from .group_events import Effect, GroupState, Joined, Synced
 from .group_model import Group, GroupLimits, Member
@@ -64,8 +64,10 @@ def to_consumer(
 
 
 def _consumers_of(group: Group, topics: Mapping[str, TopicImage], now_ms: int) -> ConsumerGroup:
-    """All members as they are: stable, with what the classic group's leader gave them."""
+    """All members as they are: with what the classic group's leader gave them; and with what they said that they own and the leader
+    has just taken from them (KIP-429), until they join without it. Kafka forgets the latter, which then has two owners for a while."""
     consumers = ConsumerGroup(group.generation, group.generation)
+    claims: list[tuple[ConsumerMember, frozenset[Partition]]] = []
     for each in group.members.values():
         metadata = each.metadata_for(group.protocol_name) or each.protocols[0][1]
         try:
@@ -95,6 +97,12 @@ def _consumers_of(group: Group, topics: Mapping[str, TopicImage], now_ms: int) -
         free = frozenset(partition for partition in assigned if partition not in consumers.holders)
         consumers.hold(member, free, NOTHING)
         consumers.target[member.member_id] = member.assigned
+        claims.append((member, by_id(subscription.owned, topics)))
+    for member, claimed in claims:
+        revoking = frozenset(partition for partition in claimed if partition not in consumers.holders)
+        if revoking:
+            member.state = MemberState.UNREVOKED_PARTITIONS
+            consumers.hold(member, member.assigned, revoking)
     consumers.look_at(topics)
     return consumers
 

@@ -42,11 +42,12 @@ class MixedGroups:
     # ------------------------------------------------------------------ JoinGroup
     def join(self, group: Group, event: JoinGroup, now_ms: int) -> list[Effect]:
         try:
-            return [Reply(event.token, self._join(group, event, now_ms))]
+            joined, effects = self._join(group, event, now_ms)
         except RequestRefused as error:
             return [Reply(event.token, Joined(error.code, event.member_id))]
+        return [Reply(event.token, joined), *effects]
 
-    def _join(self, group: Group, event: JoinGroup, now_ms: int) -> Joined:
+    def _join(self, group: Group, event: JoinGroup, now_ms: int) -> tuple[Joined, list[Effect]]:
         consumers = group.consumer
         assert consumers is not None
         member_id = event.member_id or self._new_member_id(event.instance_id or event.client_id)
@@ -54,7 +55,11 @@ class MixedGroups:
             refuse(Code.GROUP_MAX_SIZE_REACHED, "The consumer group is full.")
         subscription = self._subscription(consumers, event)
         if event.instance_id is None and not event.member_id and event.member_id_required:
-            return Joined(Code.MEMBER_ID_REQUIRED, member_id)
+            return Joined(Code.MEMBER_ID_REQUIRED, member_id), []
+        if event.instance_id is None and member_id not in consumers.members and subscription.owned:
+            # It was put out, or the broker has forgotten it, and what it thinks it owns may be another's by now: it has to lose that
+            # first, as in a classic group. Kafka takes it in, and for a while there are two owners.
+            refuse(Code.UNKNOWN_MEMBER_ID, f"{member_id} is no member of {event.group_id}.")
         member, former = self._member_for(consumers, event, member_id)
         changed = member.topics != subscription.topics or bool(member.regex)
         member.topics, member.regex = subscription.topics, ""
@@ -72,11 +77,15 @@ class MixedGroups:
         consumers.add(member)
         self._machine.refresh(consumers, changed)
         consumers.reconcile(member, by_id(subscription.owned, self._machine.topics), now_ms)
+        effects: list[Effect] = []
         if former is not None and former.classic is None and may_downgrade(consumers, self._limits):
-            # A static member came back with the classic protocol, and it was the last one of the new. All go on as
-            # they are: nobody left, so nobody need join again.
-            to_classic(group, self._machine.topic_names, now_ms, will_rebalance=False)
-        return Joined(Code.NONE, member.member_id, member.epoch, CONSUMER, event.protocols[0][0])
+            # A static member came back with the classic protocol, and it was the last one of the new. All go on as they are: nobody
+            # left, so nobody need join again. Unless some are not where they should be: Kafka would leave them there, unaware.
+            moves = not all(map(consumers.is_reconciled, consumers.members.values()))
+            to_classic(group, self._machine.topic_names, now_ms, will_rebalance=moves)
+            if moves:
+                effects = self._machine.rebalance(group, now_ms)
+        return Joined(Code.NONE, member.member_id, member.epoch, CONSUMER, event.protocols[0][0]), effects
 
     @staticmethod
     def _subscription(consumers: ConsumerGroup, event: JoinGroup) -> Subscription:

@@ -18,6 +18,7 @@ from ..protocol import is_retriable
 from ..types import TopicPartition
 from . import messages as g
 from .assignors import Assignor, RebalanceProtocol, common_protocol
+from .early import EarlyHeartbeats
 from .protocol import (
     MemberSubscription,
     decode_assignment,
@@ -84,6 +85,7 @@ class ClassicMember:
             None  # whom heartbeats are repeated for: generation, member id
         )
         self._beat_at_once = False
+        self._early = EarlyHeartbeats()
         self._target: tuple[TopicPartition, ...] = ()  # what REVOKING leads to
         self._taking: deque[frozenset[TopicPartition]] = deque()  # what callbacks that are not done take away
         self._retry_at_ms: int | None = None
@@ -119,7 +121,7 @@ class ClassicMember:
 
     def next_deadline_ms(self) -> int | None:
         """When Tick is due, later than the last handle(); None while only an event can change anything."""
-        return self._retry_at_ms
+        return min((at for at in (self._retry_at_ms, self._early.at_ms) if at is not None), default=None)
 
     # ------------------------------------------------------------ events
 
@@ -269,6 +271,8 @@ class ClassicMember:
         if (assignor := self._assignor()) is not None:
             assignor.on_assignment(assignment, self.generation_id)
         self._target = assignment
+        if self._cooperative:
+            self._early.begin(now_ms, self._heartbeat_interval_ms, self._heartbeat_interval_ms)
         if revoked := tuple(tp for tp in self.assignment if tp not in set(assignment)):
             # Others are to have these, but only after this member has let them go: a second rebalance gives them away.
             self._rejoin_wanted = f"{len(revoked)} partitions were revoked for others"
@@ -422,12 +426,21 @@ class ClassicMember:
         """What is due is seen to after every event."""
 
     def _do_what_is_due(self, now_ms: int) -> None:
+        self._beat_early(now_ms)
         if self._retry_at_ms is not None and now_ms >= self._retry_at_ms:
             self._retry_at_ms = None
             if self.state is State.BACKING_OFF:
                 self._join(now_ms)
             elif not self._coordinator_known and (self._heartbeats_flow() or self.state is State.LEAVING):
                 self._find()
+
+    def _beat_early(self, now_ms: int) -> None:
+        """After a cooperative rebalance in which partitions moved, a second one follows at once (KIP-429), and only those who gave some away
+        know. All others, the one who waits for them too, would hear of it a heartbeat.interval.ms later."""
+        if not (self._heartbeats_flow() and self._coordinator_known):
+            self._early.end()
+        elif self._early.take(now_ms):
+            self._beating, self._beat_at_once = None, True
 
     # ------------------------------------------------------------ steps
 
