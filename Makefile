@@ -23,6 +23,9 @@ FUZZ_SECONDS ?= 60
 FUZZ_SMOKE_SECONDS ?= 2
 SOAK_MINUTES ?= 30
 SOAK_ARGS ?=
+SOAK_REBALANCES ?= 1000000
+WORLD ?= cooperative
+SEED ?= 0
 
 NATIVE_SOURCES := $(shell find native/dataplane/src native/python/src -name '*.rs' 2>/dev/null) \
 	$(wildcard native/*/build.rs native/Cargo.toml native/Cargo.lock native/*/Cargo.toml) pyproject.toml
@@ -98,11 +101,15 @@ test-python: $(NATIVE_STAMP)
 
 # ---------------------------------------------------------------- measuring and searching
 
-.PHONY: bench fuzz soak
+.PHONY: bench fuzz sim soak
 bench: check-kafka $(NATIVE_STAMP) ## penstock beside other clients, on a real broker (BENCH_ARGS='--quick')
 	$(PY) -m benchmarks $(BENCH_ARGS)
 
-soak: check-soak $(NATIVE_STAMP) ## the demo on three real brokers that are killed in turn (SOAK_MINUTES=30)
+sim: $(NATIVE_STAMP) ## one seed of the simulation of groups, with a trace (SEED=7, WORLD=consumer)
+	@$(PY) tools/simulation.py --world $(WORLD) --seed $(SEED)
+
+soak: check-soak $(NATIVE_STAMP) ## a million simulated rebalances, then the demo on three real brokers killed in turn (SOAK_MINUTES=30)
+	$(PY) tools/simulation.py --rebalances $(SOAK_REBALANCES) --processes 2
 	$(PY) tools/soak.py --minutes $(SOAK_MINUTES) $(SOAK_ARGS)
 
 $(CARGO_FUZZ):

@@ -1,166 +1,104 @@
-"""Seeded rebalances of a classic group: safety while faults last, convergence once they stop.
+"""Seeded rebalances of groups: safety while faults last, convergence once they stop.
 
-PENSTOCK_SEEDS=5000 runs more seeds; a failure names its seed, and test_group_survives(seed) replays it.
+A failure names its seed and the command that replays it with a trace. `make soak` runs more seeds.
 """
 
 from __future__ import annotations
-
-import os
-import random
-from collections.abc import Callable
 
 import pytest
 
 from penstock.group import messages as g
 
 from . import checkers
-from .world import SESSION_MS, Host, World
+from .host import Host, Settings
+from .scenarios import WORLDS, SeedFailed, make_world, run
+from .world import World
 
-SEEDS = int(os.environ.get("PENSTOCK_SEEDS", "150"))
-TOPICS = {"t": 4, "u": 3}
-FAULTY_MS, QUIET_MS = 120_000, 100_000
-
-
-def wanted_topics(rng: random.Random) -> tuple[str, ...]:
-    return rng.choice([("t",), ("u",), ("t", "u"), ("t", "u", "missing")])
-
-
-class Trouble:
-    """Does something to the group every few seconds. `rough`: also what breaks connections and processes."""
-
-    def __init__(self, world: World, rough: bool) -> None:
-        self.world, self.rough, self.over = world, rough, False
-        self._members = 0
-        for _ in range(world.random.randrange(1, 5)):
-            self.add()
-        self._later()
-
-    def _later(self) -> None:
-        self.world.clock.after(self.world.random.randrange(100, 8_000), self._do)
-
-    def _do(self) -> None:
-        if self.over:
-            return
-        gentle: list[Callable[[], None]] = [self.add, self.close, self.subscribe, self.rejoin, self.grow]
-        rough: list[Callable[[], None]] = [self.die, self.bounce, self.cut, self.isolate, self.move]
-        self.world.random.choice(gentle + rough if self.rough else gentle)()
-        self._later()
-
-    def add(self, instance: str | None = None) -> None:
-        if sum(host.alive for host in self.world.hosts) < 6:
-            self._members += 1
-            name = f"m{self._members}"
-            if instance is None and self.world.random.random() < 0.3:
-                instance = f"static-{name}"
-            Host(self.world, name, wanted_topics(self.world.random), instance)
-
-    def _one(self) -> Host | None:
-        alive = [host for host in self.world.hosts if host.alive]
-        return self.world.random.choice(alive) if alive else None
-
-    def close(self) -> None:
-        if (host := self._one()) is not None:
-            host.close()
-
-    def die(self) -> None:
-        if (host := self._one()) is not None:
-            host.die()
-
-    def bounce(self) -> None:
-        """kill -9, and the same again at once, as a container restarts."""
-        if (host := self._one()) is not None:
-            host.die()
-            self.add(host.instance)
-
-    def cut(self) -> None:
-        if (host := self._one()) is not None:
-            host.cut()
-
-    def isolate(self) -> None:
-        """Cut one off from the coordinator, often for longer than its session."""
-        if (host := self._one()) is not None:
-            host.cut(self.world.random.randrange(1_000, 3 * SESSION_MS))
-
-    def move(self) -> None:
-        self.world.moved_until_ms = self.world.clock.now_ms + self.world.random.randrange(100, 6_000)
-
-    def subscribe(self) -> None:
-        if (host := self._one()) is not None:
-            host.topics = wanted_topics(self.world.random)
-            host.feed(g.Subscribe(host.topics))
-
-    def rejoin(self) -> None:
-        if (host := self._one()) is not None:
-            host.feed(g.Rejoin("the test asks for it"))
-
-    def grow(self) -> None:
-        topic = self.world.random.choice(sorted(self.world.partitions))
-        self.world.partitions[topic] += 1
-        for host in self.world.hosts:
-            self.world.clock.after(self.world.delay_ms(), host.metadata_changed)
+SEEDS = 50  # in a chunk
+CHUNKS = {"eager": 7, "cooperative": 7, "rolling": 7, "consumer": 2, "migration": 3}
+AT_LEAST = {"eager": 400, "cooperative": 450, "rolling": 440, "consumer": 2_500, "migration": 1_600}
+"""Rebalances in a chunk that moved partitions or members."""
 
 
-def run(seed: int, *, rough: bool, each: Callable[[World], None]) -> World:
-    world = World(seed, TOPICS)
-    world.faults = world.random.choice([0.01, 0.05, 0.15]) if rough else 0.0
-    trouble = Trouble(world, rough)
-    world.clock.run(FAULTY_MS, lambda: each(world))
-    trouble.over, world.faults = True, 0.0
-    trouble.add()  # at least one member is left
-    world.clock.after(
-        QUIET_MS // 2, trouble.grow
-    )  # and the leader sees new partitions, with nothing else to rebalance for
-    world.clock.run(FAULTY_MS + QUIET_MS, lambda: each(world))
-    return world
+@pytest.mark.parametrize(
+    ("world", "chunk"), [(world, chunk) for world, chunks in CHUNKS.items() for chunk in range(chunks)]
+)
+def test_groups_survive(world: str, chunk: int) -> None:
+    seeds = range(chunk * SEEDS, (chunk + 1) * SEEDS)
+    counts = [run(world, seed) for seed in seeds]
+    assert sum(each.rebalances for each in counts) >= AT_LEAST[world]
+    assert sum(each.revoked for each in counts) > 200
+    assert sum(each.lost for each in counts) > 20
+    assert sum(each.commits for each in counts) > 1_000
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
-def test_group_survives(seed: int) -> None:
-    world = run(seed, rough=True, each=checkers.no_two_current_owners)
-    checkers.callbacks_are_paired(world)
-    checkers.commits_never_go_back(world)
-    checkers.converged(world)
+def test_the_runs_are_ten_thousand_rebalances() -> None:
+    assert CHUNKS.keys() == WORLDS.keys()
+    assert sum(chunks * AT_LEAST[world] for world, chunks in CHUNKS.items()) >= 10_000
 
 
-@pytest.mark.parametrize("seed", range(SEEDS // 3))
-def test_without_faults_nothing_is_lost_or_owned_twice(seed: int) -> None:
-    world = run(seed, rough=False, each=checkers.no_two_owners)
-    checkers.callbacks_are_paired(world)
-    checkers.commits_never_go_back(world)
-    checkers.converged(world)
-    assert [call for host in world.hosts for call, _ in host.seen.calls if call == "lost"] == []
-    assert [code for host in world.hosts for code in host.errors] == []
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_seed_replays(world: str) -> None:
+    traces: list[list[str]] = [[], []]
+    for trace in traces:
+        run(world, 7, trace.append)
+    assert len(traces[0]) > 100
+    assert traces[0] == traces[1]
+
+
+# ---------------------------------------------------------------- what the search has met, told as a story
+
+
+def member(
+    world: World, name: str, topics: tuple[str, ...], strategy: str = "range", instance: str | None = None
+) -> Host:
+    host = Host(world, name, topics, Settings((strategy,), instance))
+    host.user.begin()
+    return host
+
+
+def rest(world: World, for_ms: int = 20_000) -> None:
+    world.clock.run(world.clock.now_ms + for_ms, lambda: checkers.no_two_current_owners(world))
 
 
 @pytest.mark.parametrize("others", [0, 2])
 @pytest.mark.parametrize("seed", range(5))
 def test_a_static_member_that_comes_back_with_other_topics_reads_those(seed: int, others: int) -> None:
     """The coordinator gives it its predecessor's assignment without a rebalance (KIP-345), which is not what it wants."""
-    world = World(seed, TOPICS)
+    world = make_world(seed)
+    world.no_records_after_ms = 10_000
     for number in range(others):
-        Host(world, f"other-{number}", ("t", "u"))
-    first = Host(world, "static", ("t",), "instance")
-    world.clock.run(20_000, lambda: None)
+        member(world, f"other-{number}", ("t", "u"))
+    first = member(world, "static", ("t",), instance="instance")
+    rest(world)
     first.die()
-    back = Host(world, "static", ("u",), "instance")
-    world.clock.run(40_000, lambda: None)
-    assert {tp.topic for tp in back.seen.owned} == {"u"}
-    checkers.callbacks_are_paired(world)
-    checkers.converged(world)
+    back = member(world, "static", ("u",), instance="instance")
+    rest(world)
+    assert {tp.topic for tp in back.handles} == {"u"}
+    assert checkers.unconverged(world) is None
 
 
-def test_the_runs_are_worth_their_time() -> None:
-    """Enough happens in them: rebalances, losses, commits, static members back in their place."""
-    worlds = [run(seed, rough=True, each=lambda world: None) for seed in range(20)]
-    calls = [
-        call for world in worlds for host in world.hosts for call, partitions in host.seen.calls if partitions
-    ]
-    assert calls.count("revoked") > 100
-    assert calls.count("lost") > 15
-    assert sum(len(world.accepted) for world in worlds) > 500
+@pytest.mark.parametrize("seed", range(5))
+def test_a_static_leader_that_was_silent_still_gives_new_partitions_away(seed: int) -> None:
+    """It heard of them before its poll interval passed; its own place is given back to it without a rebalance."""
+    world = make_world(seed)
+    world.no_records_after_ms = 10_000
+    leader = member(world, "static", ("t",), instance="instance")
+    member(world, "other", ("t",))
+    rest(world)
+    assert leader.machine.is_leader
+    leader.feed(g.PollExpired())
+    world.grow("t")
+    rest(world)
+    assert checkers.unconverged(world) is None
 
 
-def test_a_seed_replays() -> None:
-    first, second = (run(7, rough=True, each=lambda world: None) for _ in range(2))
-    assert [host.seen.calls for host in first.hosts] == [host.seen.calls for host in second.hosts]
-    assert first.accepted == second.accepted
+def test_a_failure_names_its_seed_and_its_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(world: World) -> None:
+        raise AssertionError("broken on purpose")
+
+    monkeypatch.setattr(checkers, "no_two_current_owners", broken)
+    with pytest.raises(
+        SeedFailed, match=r"seed 3, .* broken on purpose\nreplay: make sim WORLD=eager SEED=3"
+    ):
+        run("eager", 3)

@@ -1,460 +1,341 @@
-"""A group in one thread under a virtual clock: members, the network between, and the embedded broker's coordinator.
+"""A group in one thread under a virtual clock: the brokers, their log, and what the checkers know of both.
 
-Both machines are the real ones: penstock.group.classic and penstock.devbroker.groups. What is simulated is what lies
-between and around them: a network that delays, loses and cuts, hosts that poll, stall, die and come back. All chance comes from
-one seed, which replays a run.
+The machines are the real ones: penstock.group's and penstock.devbroker.groups. What is simulated is what lies between and around
+them: a network that delays, loses and cuts, coordinators that move and restart, topics that come, grow and go, hosts that
+poll, stall, die and come back. All chance comes from one seed, which replays a run.
 """
 
 from __future__ import annotations
 
-import heapq
 import random
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from penstock.devbroker import group_events as b
-from penstock.devbroker.groups import GroupCoordinator
-from penstock.group import messages as g
-from penstock.group.assignors import assignors_for
-from penstock.group.classic import ClassicMember
+from penstock.devbroker.consumer_model import ConsumerGroup
+from penstock.devbroker.groups import GroupCoordinator, GroupLimits
+from penstock.group.protocol import decode_assignment
 from penstock.types import OffsetAndMetadata, TopicPartition
 
+from .clock import Clock
+from .network import Reply, Request
+
+if TYPE_CHECKING:
+    from .host import Host
+
 GROUP = "group"
-SESSION_MS, HEARTBEAT_MS, MAX_POLL_MS, REQUEST_MS = 10_000, 1_000, 20_000, 5_000
-NOT_COORDINATOR, LOADING = 16, 14
+NODES = 3
+NOT_COORDINATOR, LOADING, UNKNOWN_TOPIC = 16, 14, 3
+RECORD_EVERY_MS = 40  # in each partition
+
+assignment_of = lru_cache(maxsize=4096)(decode_assignment)
 
 
-class Clock:
-    """What happens when, in order of time; equal times in order of asking."""
-
-    def __init__(self) -> None:
-        self.now_ms = 0
-        self._queue: list[tuple[int, int, Callable[[], None]]] = []
-        self._count = 0
-
-    def after(self, ms: int, action: Callable[[], None]) -> None:
-        self._count += 1
-        heapq.heappush(self._queue, (self.now_ms + max(0, ms), self._count, action))
-
-    def run(self, until_ms: int, each: Callable[[], None]) -> None:
-        """Everything up to a time; `each` looks at the world after every step."""
-        while self._queue and self._queue[0][0] <= until_ms:
-            self.now_ms, _, action = heapq.heappop(self._queue)
-            action()
-            each()
-        self.now_ms = until_ms
+class Violation(AssertionError):
+    """Something that must hold did not."""
 
 
-@dataclass(eq=False)
-class Request:
-    """One request on its way; answered or failed once."""
+@dataclass(eq=False, slots=True)
+class Log:
+    """One partition of one topic id. `seen`: how far any consumer's polls have returned records; `committed`: the group's offset."""
 
-    make: Callable[[Any], b.Event]
-    answered: Callable[[Any], None]
-    failed: Callable[[str], None]
-    over: bool = False
-
-    def answer(self, reply: Any) -> None:
-        if not self.over:
-            self.over = True
-            self.answered(reply)
-
-    def fail(self, reason: str) -> None:
-        if not self.over:
-            self.over = True
-            self.failed(reason)
+    made_ms: int
+    seen: int = 0
+    committed: int = 0
+    deleted: bool = False
 
 
-class Connection:
-    """A member's connection to the coordinator: in order, one request at the broker at a time, broken as a whole."""
+@dataclass(slots=True)
+class Topic:
+    id: bytes
+    logs: list[Log]
 
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._waiting: deque[Request] = deque()
-        self._at_broker = False
-        self.broken = False
 
-    def send(self, request: Request, timeout_ms: int) -> None:
-        clock = self._world.clock
-        if self.broken:
-            clock.after(self._world.delay_ms(), lambda: request.fail("no connection"))
-            return
-        self._waiting.append(request)
-        clock.after(self._world.delay_ms(), self._deliver)
-        clock.after(timeout_ms, lambda: None if request.over else self.cut("no answer in time"))
-        if self._world.loses():
-            clock.after(self._world.delay_ms(), lambda: self.cut("connection reset"))
+class Token:
+    """A request that the coordinator may hold for long. Where it has moved meanwhile, what it says at last is for nobody."""
 
-    def _deliver(self) -> None:
-        """The broker takes the next request when the one before is answered."""
-        if not self._waiting or self._at_broker or self.broken:
-            return
-        self._at_broker = True
-        self._world.at_coordinator(self._waiting[0], self._replied)
+    __slots__ = ("reply",)
 
-    def _replied(self, reply: Any) -> None:
-        def arrive() -> None:
-            if not self.broken:
-                self._at_broker = False
-                self._waiting.popleft().answer(reply)
-                self._deliver()
+    def __init__(self, reply: Reply) -> None:
+        self.reply: Reply | None = reply
 
-        self._world.clock.after(self._world.delay_ms(), arrive)
 
-    def cut(self, reason: str) -> None:
-        self.broken = True
-        waiting, self._waiting = self._waiting, deque()
-        for request in waiting:
-            request.fail(reason)
+@dataclass(slots=True)
+class Counts:
+    """What a run was worth. `rebalances`: generations and epochs in which the members or what they own were others than before."""
+
+    rebalances: int = 0
+    commits: int = 0
+    assigned: int = 0
+    revoked: int = 0
+    lost: int = 0
 
 
 class World:
-    """The coordinator, the network and the log. `faults` is how often something goes wrong, from 0 to 1."""
+    """Brokers, log and judges. `faults` is how often something goes wrong, from 0 to 1; `trace` takes a line per event, if there is one."""
 
-    def __init__(self, seed: int, partitions: dict[str, int]) -> None:
+    def __init__(
+        self, seed: int, topics: dict[str, int], limits: GroupLimits | None = None, trace: Callable[[str], None] | None = None
+    ) -> None:  # fmt: skip
         self.random = random.Random(seed)
         self.clock = Clock()
-        self.partitions = dict(partitions)
+        self.trace = trace
         self.faults = 0.0
-        self.moved_until_ms = 0  # until then this broker is not the coordinator
+        self.counts = Counts()
         self.hosts: list[Host] = []
-        self.accepted: list[
-            tuple[str, int, dict[TopicPartition, int]]
-        ] = []  # commits that the coordinator took
+        self.topics: dict[str, Topic] = {}
+        self.node = 0  # the coordinator's
+        self.loading_until_ms = 0
+        self.no_records_after_ms: int | None = None
+        self.joined: dict[str, int] = {}  # classic members: the generation that each last took part in
+        self.missed: dict[str, int] = {}  # those of them that took no part in the generation before that one
+        self.changed = False  # who owns what, or who is a member, since the checkers looked last
+        self._limits = limits or GroupLimits()
+        self._tokens: dict[Token, None] = {}  # in the order of asking
         self._names = 0
-        self.coordinator = GroupCoordinator(self._new_id)
+        self._counted: tuple[Hashable, Hashable] = (None, None)
+        self.coordinator = self._new_coordinator()
         self._tick_due: int | None = None
+        for name, partitions in topics.items():
+            self.grow(name, partitions)
+
+    def _new_coordinator(self) -> GroupCoordinator:
+        return GroupCoordinator(self._new_id, self._limits)
 
     def _new_id(self, client: str) -> str:
         self._names += 1
         return f"{client}-{self._names}"
 
+    def note(self, who: str, what: Callable[[], str]) -> None:
+        """A line for the trace; made only if somebody reads it."""
+        if self.trace is not None:
+            self.trace(f"{self.clock.now_ms:>8} ms  {who:<12} {what()}")
+
     # ------------------------------------------------------------ the network
 
     def delay_ms(self) -> int:
-        slow = self.random.random() < self.faults
-        return self.random.randrange(200, 3_000) if slow else self.random.randrange(1, 30)
+        if self.faults and self.random.random() < self.faults:
+            return self.random.randrange(200, 3_000)
+        return 1 + int(self.random.random() * 29)
 
     def loses(self) -> bool:
-        return self.random.random() < self.faults
+        return self.faults > 0 and self.random.random() < self.faults
+
+    def flips(self) -> bool:
+        return self.random.random() < 0.5
+
+    # ------------------------------------------------------------ topics and records
+
+    def grow(self, name: str, by: int = 1) -> None:
+        """More partitions; a topic that there is not is made."""
+        topic = self.topics.get(name)
+        if topic is None:
+            topic = self.topics[name] = Topic(name.encode().ljust(16, b"."), [])
+        topic.logs += [Log(self.clock.now_ms) for _ in range(by)]
+        self.note("cluster", lambda: f"{name} has {len(topic.logs)} partitions")
+        self._tell_topic(name)
+        self._tell_hosts()
+
+    def delete(self, name: str) -> None:
+        topic = self.topics.pop(name)
+        for log in topic.logs:
+            log.deleted = True
+        self.note("cluster", lambda: f"{name} is deleted")
+        self._handle(b.TopicDeleted(None, name))
+        self._tell_hosts()
+
+    def _tell_topic(self, name: str) -> None:
+        topic = self.topics[name]
+        self._handle(b.TopicChanged(None, name, topic.id, len(topic.logs)))
+
+    def _tell_hosts(self) -> None:
+        for host in self.hosts:
+            host.metadata_soon()
+
+    def metadata(self) -> dict[str, tuple[bytes, int]]:
+        return {name: (topic.id, len(topic.logs)) for name, topic in self.topics.items()}
+
+    def log(self, tp: TopicPartition) -> Log | None:
+        topic = self.topics.get(tp.topic)
+        return topic.logs[tp.partition] if topic is not None and tp.partition < len(topic.logs) else None
+
+    def end(self, log: Log) -> int:
+        now_ms = self.clock.now_ms
+        if self.no_records_after_ms is not None:
+            now_ms = min(now_ms, self.no_records_after_ms)
+        return max(0, now_ms - log.made_ms) // RECORD_EVERY_MS
 
     # ------------------------------------------------------------ the coordinator
 
-    def at_coordinator(self, request: Request, reply: Callable[[Any], None]) -> None:
-        if self.clock.now_ms < self.moved_until_ms:
-            code = self.random.choice([NOT_COORDINATOR, LOADING])
-            reply(code)
-            return
-        self._perform(self.coordinator.handle(request.make(reply), self.clock.now_ms))
+    def at_broker(self, node: int, request: Request, reply: Reply) -> None:
+        if node != self.node:
+            reply(NOT_COORDINATOR)
+        elif self.clock.now_ms < self.loading_until_ms:
+            reply(LOADING)
+        else:
+            request.serve(reply)
 
-    def _perform(self, effects: list[Any]) -> None:
-        for effect in effects:
-            if isinstance(effect, b.Reply):
-                effect.token(effect.answer)
+    def submit(self, event: Callable[[Any], b.Event], reply: Reply) -> None:
+        """Hand an event to the coordinator, which may answer much later."""
+        token = Token(reply)
+        self._tokens[token] = None
+        self._handle(event(token))
+
+    def _handle(self, event: b.Event) -> None:
+        for effect in self.coordinator.handle(event, self.clock.now_ms):
+            if isinstance(effect, b.Reply) and effect.token is not None:
+                self._answer(effect.token, effect.answer)
+        self._count()
+        self.changed = True
         due_ms = self.coordinator.next_deadline_ms()
         if due_ms is not None and due_ms != self._tick_due:
             self._tick_due = due_ms
-            self.clock.after(due_ms - self.clock.now_ms, self._tick)
+            self.clock.after(due_ms - self.clock.now_ms, lambda: self._tick(due_ms))
 
-    def _tick(self) -> None:
-        self._tick_due = None
-        self._perform(self.coordinator.handle(b.Tick(), self.clock.now_ms))
+    def _answer(self, token: Token, answer: Any) -> None:
+        self._tokens.pop(token, None)
+        reply, token.reply = token.reply, None
+        if isinstance(answer, b.Joined) and not answer.code:
+            if 0 <= self.joined.get(answer.member_id, -1) < answer.generation - 1 and answer.leader:
+                self.missed[answer.member_id] = answer.generation
+            self.joined[answer.member_id] = answer.generation
+        if reply is not None:
+            reply(answer)
 
-    def committed(self) -> dict[TopicPartition, int]:
+    def _tick(self, due_ms: int) -> None:
+        if self._tick_due == due_ms:
+            self._tick_due = None
+            self._handle(b.Tick())
+
+    def _count(self) -> None:
         group = self.coordinator.groups.get(GROUP)
-        return {tp: entry.offset for tp, entry in group.offsets.items()} if group is not None else {}
-
-
-@dataclass
-class Seen:
-    """What the user of one host has seen, for the checkers."""
-
-    owned: tuple[TopicPartition, ...] = ()
-    stopped: bool = False
-    calls: list[tuple[str, tuple[TopicPartition, ...]]] = field(default_factory=list)
-
-
-class Host:
-    """One consumer: the group driver and the user's thread, as engine/group_driver.py and poll() are to the machine."""
-
-    def __init__(self, world: World, name: str, topics: tuple[str, ...], instance: str | None = None) -> None:
-        self.world, self.name, self.topics, self.instance = world, name, topics, instance
-        self.machine = ClassicMember(
-            group_id=GROUP,
-            group_instance_id=instance,
-            session_timeout_ms=SESSION_MS,
-            rebalance_timeout_ms=MAX_POLL_MS,
-            heartbeat_interval_ms=HEARTBEAT_MS,
-            retry_backoff_ms=100,
-            retry_backoff_max_ms=1_000,
-            assignors=assignors_for(["range"] if world.random.random() < 0.5 else ["range", "roundrobin"]),
-            jitter=world.random.random,
-        )
-        self.seen = Seen()
-        self.alive = True
-        self.errors: list[int] = []
-        self.positions: dict[TopicPartition, int] = {}
-        self.isolated_until_ms = 0  # until then no new connection reaches the coordinator
-        self._connection = Connection(world)
-        self._callbacks: deque[Callable[[], None]] = deque()
-        self._polled_at_ms = world.clock.now_ms
-        self._expired = False
-        self._counts: dict[str, int] | None = None
-        self._queue: deque[g.Event] = deque()
-        self._feeding = False
-        self._armed_ms: int | None = None
-        self._beats: g.KeepHeartbeating | None = None
-        world.hosts.append(self)
-        self.feed(g.Subscribe(topics))
-        self._poll_later()
-        self._watch_polls()
-
-    # ------------------------------------------------------------ the driver
-
-    def feed(self, event: g.Event) -> None:
-        if not self.alive:
+        if group is None:
             return
-        self._queue.append(event)
-        if self._feeding:
+        if group.consumer is not None:
+            at: Hashable = ("consumer", group.consumer.assignment_epoch)
+        else:
+            at = ("classic", group.generation, group.state)
+        if at == self._counted[0]:
             return
-        self._feeding = True
-        while self._queue:
-            now_ms = self.world.clock.now_ms
-            for effect in self.machine.handle(self._queue.popleft(), now_ms):
-                getattr(self, f"_do_{type(effect).__name__}")(effect)
-            due_ms = self.machine.next_deadline_ms()
-            assert due_ms is None or due_ms > now_ms
-        self._feeding = False
-        self._arm()
-
-    def _arm(self) -> None:
-        due_ms = self.machine.next_deadline_ms()
-        if due_ms is not None and due_ms != self._armed_ms:
-            self._armed_ms = due_ms
-            self.world.clock.after(due_ms - self.world.clock.now_ms, lambda: self._on_timer(due_ms))
-
-    def _on_timer(self, due_ms: int) -> None:
-        if self._armed_ms != due_ms or not self.alive:
+        if group.consumer is not None:
+            now: Hashable = frozenset(group.consumer.target.items())
+        elif group.state is b.GroupState.STABLE:
+            now = frozenset((member.member_id, member.assignment) for member in group.members.values())
+        else:
             return
-        self._armed_ms = None
-        self.feed(g.Tick())
+        self.counts.rebalances += now != self._counted[1]
+        self._counted = (at, now)
+        self.note("coordinator", lambda: f"rebalanced: {at}")
 
-    def _watch_polls(self) -> None:
-        idle_ms = self.world.clock.now_ms - self._polled_at_ms
-        if idle_ms > MAX_POLL_MS and not self._expired:
-            self._expired = True
-            self.feed(g.PollExpired())
-        if self.alive:
-            self.world.clock.after(MAX_POLL_MS + 1 - min(idle_ms, MAX_POLL_MS), self._watch_polls)
+    def move_coordinator(self, loads_for_ms: int) -> None:
+        """Another broker takes over with all that this one knew. What it held open is refused."""
+        self.node = (self.node + 1) % NODES
+        self.loading_until_ms = self.clock.now_ms + loads_for_ms
+        self.note("cluster", lambda: f"node {self.node} coordinates, after loading for {loads_for_ms} ms")
+        tokens, self._tokens = self._tokens, {}
+        for token in tokens:
+            reply, token.reply = token.reply, None
+            if reply is not None:
+                reply(NOT_COORDINATOR)
 
-    def _connect(self) -> Connection:
-        if self._connection.broken and self.world.clock.now_ms >= self.isolated_until_ms:
-            self._connection = Connection(self.world)
-        return self._connection
+    def restart_coordinator(self, loads_for_ms: int) -> None:
+        """kill -9 of the broker, which reads its log again: offsets and the epoch are there, members are not.
 
-    def _send(
-        self, kind: g.RequestKind, make: Callable[[Any], b.Event], read: Callable[[Any], g.Event], timeout_ms: int = REQUEST_MS
-    ) -> None:  # fmt: skip
-        self._connect().send(
-            Request(
-                make, lambda reply: self.feed(read(reply)), lambda why: self.feed(g.RequestFailed(kind, why))
-            ),
-            timeout_ms,
-        )
+        The epoch, as Kafka keeps it: what was sent before and arrives now must not happen to name the right one.
+        """
+        self.loading_until_ms = self.clock.now_ms + loads_for_ms
+        self.note("cluster", lambda: f"node {self.node} restarts, and loads for {loads_for_ms} ms")
+        before = self.coordinator.groups.get(GROUP)
+        self._tokens.clear()
+        self._tick_due = None
+        self.coordinator = self._new_coordinator()
+        if before is not None:
+            self.coordinator.restore(GROUP, before.offsets, {})
+            group = self.coordinator.groups[GROUP]
+            group.generation = before.generation
+            if before.consumer is not None:
+                group.consumer = ConsumerGroup(before.consumer.epoch, before.consumer.epoch)
+        self.joined.clear()
+        for name in self.topics:
+            self._tell_topic(name)
+        for host in self.hosts:
+            host.cut("the broker is gone")
 
-    def _do_FindCoordinator(self, effect: g.FindCoordinator) -> None:
-        self.world.clock.after(self.world.delay_ms(), lambda: self.feed(g.CoordinatorFound()))
+    # ------------------------------------------------------------ offsets
 
-    def _do_SendJoin(self, effect: g.SendJoin) -> None:
-        def make(token: Any) -> b.Event:
-            return b.JoinGroup(
-                token, GROUP, effect.member_id, effect.group_instance_id, self.name, "host",
-                effect.session_timeout_ms, effect.rebalance_timeout_ms, "consumer", effect.protocols,
-            )  # fmt: skip
-
-        def read(reply: Any) -> g.Event:
-            if isinstance(reply, int):
-                return g.JoinAnswered(reply, -1, "", "", "", ())
-            members = tuple(g.JoinedMember(*member) for member in reply.members)
-            name = reply.protocol_name or ""
-            return g.JoinAnswered(
-                int(reply.code),
-                reply.generation,
-                name,
-                reply.leader,
-                reply.member_id,
-                members,
-                reply.skip_assignment,
-            )
-
-        self._send(g.RequestKind.JOIN, make, read, MAX_POLL_MS + 5_000)
-
-    def _do_SendSync(self, effect: g.SendSync) -> None:
-        def make(token: Any) -> b.Event:
-            return b.SyncGroup(
-                token, GROUP, effect.generation_id, effect.member_id, effect.group_instance_id,
-                "consumer", effect.protocol_name, effect.assignments,
-            )  # fmt: skip
-
-        def read(reply: Any) -> g.Event:
-            if isinstance(reply, int):
-                return g.SyncAnswered(reply, None, b"")
-            return g.SyncAnswered(int(reply.code), reply.protocol_name, reply.assignment)
-
-        self._send(g.RequestKind.SYNC, make, read, MAX_POLL_MS + 5_000)
-
-    def _do_KeepHeartbeating(self, effect: g.KeepHeartbeating) -> None:
-        self._beats = effect
-        self.world.clock.after(0 if effect.at_once else effect.interval_ms, lambda: self._beat(effect))
-
-    def _do_StopHeartbeats(self, effect: g.StopHeartbeats) -> None:
-        self._beats = None
-
-    def _beat(self, effect: g.KeepHeartbeating) -> None:
-        """As the connection does: every interval, one at a time; a plain yes is nobody's news."""
-        if self._beats is not effect or not self.alive:
-            return
-
-        def make(token: Any) -> b.Event:
-            return b.Heartbeat(token, GROUP, effect.generation_id, effect.member_id, effect.group_instance_id)
-
-        def answered(reply: Any) -> None:
-            if self._beats is not effect:
-                return
-            self.world.clock.after(effect.interval_ms, lambda: self._beat(effect))
-            code = reply if isinstance(reply, int) else int(reply.code)
+    def fetch_offsets(self, member_id: str | None, epoch: int, partitions: list[TopicPartition]) -> Any:
+        """Committed offsets as OffsetFetch tells them, or an error code."""
+        group = self.coordinator.groups.get(GROUP)
+        if group is not None and group.consumer is not None:
+            code = self.coordinator.consumers.fetch_code(group.consumer, member_id, epoch)
             if code:
-                self.feed(g.HeartbeatAnswered(code, effect.generation_id))
+                return int(code)
+        offsets = group.offsets if group is not None else {}
+        return {tp: offsets[tp].offset if tp in offsets else None for tp in partitions}
 
-        def failed(why: str) -> None:
-            if self._beats is effect:
-                self.feed(g.RequestFailed(g.RequestKind.HEARTBEAT, why))
+    def commit_offsets(
+        self,
+        who: str,
+        identity: tuple[str, int, str | None],
+        offsets: dict[TopicPartition, int],
+        reply: Reply,
+    ) -> None:
+        """OffsetCommit as a broker does it: 0, or the gravest code. What the coordinator takes is judged."""
+        member_id, generation, instance = identity
+        known = {tp: OffsetAndMetadata(offset) for tp, offset in offsets.items() if self.log(tp) is not None}
 
-        self._connect().send(Request(make, answered, failed), REQUEST_MS)
-
-    def _do_SendLeave(self, effect: g.SendLeave) -> None:
-        def make(token: Any) -> b.Event:
-            return b.LeaveGroup(token, GROUP, ((effect.member_id, effect.group_instance_id),))
-
-        def read(reply: Any) -> g.Event:
-            return g.LeaveAnswered(reply if isinstance(reply, int) else int(reply.code))
-
-        self._send(g.RequestKind.LEAVE, make, read)
-
-    def _do_NeedPartitionCounts(self, effect: g.NeedPartitionCounts) -> None:
-        def answer() -> None:
-            counts = {t: self.world.partitions[t] for t in effect.topics if t in self.world.partitions}
-            self._counts = {t: counts.get(t, 0) for t in effect.topics}
-            self.feed(g.PartitionCounts(counts))
-
-        self.world.clock.after(self.world.delay_ms(), answer)
-
-    def metadata_changed(self) -> None:
-        now = {t: self.world.partitions.get(t, 0) for t in self._counts or ()}
-        if self._counts is not None and now != self._counts:
-            self._counts = now
-            self.feed(g.TopicsChanged())
-
-    # ------------------------------------------------------------ what the user sees
-
-    def _do_StopFetching(self, effect: g.StopFetching) -> None:
-        self.seen.stopped = True
-
-    def _do_CommitBeforeRevoke(self, effect: g.CommitBeforeRevoke) -> None:
-        self._callbacks.append(self.commit)
-
-    def _do_CallRevoked(self, effect: g.CallRevoked) -> None:
-        self._callbacks.append(lambda: self._taken("revoked", effect.partitions, g.RevocationDone()))
-
-    def _do_CallLost(self, effect: g.CallLost) -> None:
-        self._callbacks.append(lambda: self._taken("lost", effect.partitions, g.LossDone()))
-
-    def _taken(self, call: str, partitions: tuple[TopicPartition, ...], done: g.Event) -> None:
-        self.seen.calls.append((call, partitions))
-        self.seen.owned = ()
-        self.positions = {}
-        self.feed(done)
-
-    def _do_AssignPartitions(self, effect: g.AssignPartitions) -> None:
-        self.seen.owned, self.seen.stopped = effect.partitions, False
-        committed = self.world.committed()
-        self.positions = {tp: committed.get(tp, 0) for tp in effect.partitions}
-
-    def _do_CallAssigned(self, effect: g.CallAssigned) -> None:
-        def call() -> None:
-            self.seen.calls.append(("assigned", effect.partitions))
-            self.feed(g.AssignmentDone())
-
-        self._callbacks.append(call)
-
-    def _do_Raise(self, effect: g.Raise) -> None:
-        self.errors.append(effect.error_code)
-
-    def _do_Left(self, effect: g.Left) -> None:
-        self.alive = False
-
-    # ------------------------------------------------------------ the user
-
-    def _poll_later(self) -> None:
-        stalls = self.world.random.random() < self.world.faults / 4
-        pause_ms = (
-            self.world.random.randrange(MAX_POLL_MS, 2 * MAX_POLL_MS)
-            if stalls
-            else self.world.random.randrange(10, 1_000)
-        )
-        self.world.clock.after(pause_ms, self._poll)
-
-    def _poll(self) -> None:
-        if not self.alive:
-            return
-        self._polled_at_ms, self._expired = self.world.clock.now_ms, False
-        self.feed(g.PollProgress())
-        while self._callbacks and self.alive:
-            self._callbacks.popleft()()
-        if self.seen.owned and not self.seen.stopped:
-            for tp in self.positions:
-                self.positions[tp] += self.world.random.randrange(5)
-            if self.world.random.random() < 0.3:
-                self.commit()
-        self._poll_later()
-
-    def commit(self) -> None:
-        """Send what was handled, under the membership of now, which may be none."""
-        machine, offsets = self.machine, {tp: OffsetAndMetadata(o) for tp, o in self.positions.items()}
-        if not offsets or machine.generation_id < 0:
-            return
-        member_id, generation = machine.member_id, machine.generation_id
+        def answered(answer: Any) -> None:
+            if isinstance(answer, int):
+                reply(answer)
+                return
+            if not answer.code:
+                self._judge_commit(who, member_id, {tp: entry.offset for tp, entry in known.items()})
+            reply(int(answer.code) or (UNKNOWN_TOPIC if len(known) < len(offsets) else 0))
 
         def make(token: Any) -> b.Event:
-            def judged(answer: Any) -> None:
-                if answer.code == 0:
-                    self.world.accepted.append(
-                        (self.name, generation, {tp: o.offset for tp, o in offsets.items()})
-                    )
-                token(answer)
+            return b.CommitOffsets(token, GROUP, generation, member_id, instance, known)
 
-            return b.CommitOffsets(judged, GROUP, generation, member_id, self.instance, offsets)
+        self.submit(make, answered)
 
-        self._connect().send(Request(make, lambda reply: None, lambda why: None), REQUEST_MS)
+    def _judge_commit(self, who: str, member_id: str, offsets: dict[TopicPartition, int]) -> None:
+        """No commit is accepted of what is another's; none goes back; none passes what was returned by a poll."""
+        self.counts.commits += 1
+        self.note(who, lambda: f"committed {offsets}")
+        for tp, offset in offsets.items():
+            owner = self.owner(tp)
+            if owner not in (None, member_id):
+                raise Violation(f"a commit of {tp} by {who} ({member_id}) was accepted, but {owner} owns it")
+            log = self.log(tp)
+            assert log is not None
+            if offset < log.committed:
+                raise Violation(f"{who} took {tp} back from {log.committed} to {offset}")
+            if offset > log.seen:
+                raise Violation(f"{who} committed {offset} of {tp}, of which only {log.seen} were returned")
+            log.committed = offset
 
-    def die(self) -> None:
-        """kill -9: nothing is told to anybody."""
-        self.alive = False
-        self.seen.owned = ()
-        self._connection.cut("the process is gone")
+    def owner(self, tp: TopicPartition) -> str | None:
+        """The member id whose the partition is, as the coordinator sees it."""
+        group = self.coordinator.groups.get(GROUP)
+        if group is None:
+            return None
+        if group.consumer is not None:
+            return group.consumer.holders.get((self.topics[tp.topic].id, tp.partition))
+        for member in group.members.values():
+            if member.assignment and tp in assignment_of(member.assignment):
+                return member.member_id
+        return None
 
-    def close(self) -> None:
-        """As KafkaConsumer.close(): listener, then Leave."""
-        if self.alive:
-            while self._callbacks:
-                self._callbacks.popleft()()
-            self.seen.owned = ()
-            self.positions = {}
-            self.feed(g.Leave())
-
-    def cut(self, isolated_ms: int = 0) -> None:
-        """Break the connection, and let no new one through for a while."""
-        self.isolated_until_ms = self.world.clock.now_ms + isolated_ms
-        self._connection.cut("the network was cut")
+    def is_member(self, host: Host) -> bool:
+        """Whether the coordinator counts it as current: to its present generation, or to its group of KIP-848."""
+        group = self.coordinator.groups.get(GROUP)
+        member_id = host.machine.member_id
+        if group is None or not member_id or host.machine.generation_id < 0:
+            return False
+        if group.consumer is None:
+            # One that missed a generation hears of it with the answer to its next join; then it loses all.
+            heard = host.machine.generation_id >= self.missed.get(member_id, 0)
+            return heard and member_id in group.members and self.joined.get(member_id) == group.generation
+        member = group.consumer.members.get(member_id)
+        return member is not None and (member.classic is not None) == host.is_classic
