@@ -58,10 +58,10 @@ def replay(world: str, seed: int) -> int:
 
 
 def readable(line: str) -> str:
-    """Partitions by short names, and no names of fields that say nothing."""
+    """Partitions by short names, and no encoded bytes."""
     line = re.sub(r"TopicPartition\(topic='(\w+)', partition=(\d+)\)", r"\1-\2", line)
     line = re.sub(r"\(b'(\w+)\.+', (\d+)\)", r"\1-\2", line)
-    return re.sub(r"(metadata|assignment)=b'[^ ]*'", r"\1=...", line)
+    return re.sub(r"""b(?:'[^']*\\x[^']*'|"[^"]*\\x[^"]*")""", "...", line)
 
 
 def search(names: list[str], first: int, wanted: int, processes: int) -> int:

@@ -34,17 +34,23 @@ class Group:
                 effect.token(effect.answer)
         return answers[-1] if answers else None
 
-    def join(self, member_id: str, owned: tuple[TopicPartition, ...] = (), generation: int = -1) -> Any:
+    def join(
+        self,
+        member_id: str,
+        owned: tuple[TopicPartition, ...] = (),
+        generation: int = -1,
+        instance: str | None = None,
+    ) -> Any:
         metadata = encode_subscription(MemberSubscription(("t",), owned, generation_id=generation))
         protocols = (("cooperative-sticky", metadata),)
         return self.ask(
-            b.JoinGroup, "g", member_id, None, "client", "host", 10_000, 20_000, "consumer", protocols,
+            b.JoinGroup, "g", member_id, instance, "client", "host", 10_000, 20_000, "consumer", protocols,
             member_id_required=False,
         )  # fmt: skip
 
-    def consumer(self, member_id: str, epoch: int = 0) -> Any:
+    def consumer(self, member_id: str, epoch: int = 0, instance: str | None = None) -> Any:
         return self.ask(
-            b.ConsumerHeartbeat, "g", member_id, epoch, rebalance_timeout_ms=20_000,
+            b.ConsumerHeartbeat, "g", member_id, epoch, instance, rebalance_timeout_ms=20_000,
             topics=frozenset({"t"}), owned=frozenset(),
         )  # fmt: skip
 
@@ -74,3 +80,18 @@ def test_a_member_that_is_not_known_and_says_it_owns_something_must_lose_that_fi
     assert group.consumer("new").assignment == {(TOPIC, 0), (TOPIC, 1)}
     assert group.join("put-out", (FIRST,), 3).code == Code.UNKNOWN_MEMBER_ID
     assert group.join("put-out").code == Code.NONE
+
+
+def test_a_static_member_that_brings_the_classic_protocol_back_lets_all_join_who_are_on_their_way() -> None:
+    """Stable, the group would tell nobody of the targets, and what they still have would be free for the next who comes."""
+    group = Group()
+    me = group.join("").member_id
+    group.ask(b.SyncGroup, "g", 1, me, assignments=((me, encode_assignment([FIRST, SECOND])),))
+    group.consumer(
+        "new", instance="instance"
+    )  # the target takes one from the first member, which has not heard of it
+    group.join("", instance="instance")
+    downgraded = group.machine.groups["g"]
+    assert downgraded.consumer is None
+    assert downgraded.state is b.GroupState.PREPARING_REBALANCE
+    assert downgraded.members[me].assignment == encode_assignment([FIRST, SECOND])

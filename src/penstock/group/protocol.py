@@ -11,6 +11,7 @@ import struct
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 from typing import Any
 
@@ -101,6 +102,7 @@ def _decode(name: str, data: bytes, highest: int) -> Any:
     return message
 
 
+@lru_cache  # reading a class's annotations costs more than all the rest of encoding
 def _nested(cls: Any, field: str) -> Any:
     import typing
 
