@@ -273,7 +273,8 @@ class ClassicMember:
         self._target = assignment
         if self._cooperative:
             self._early.begin(now_ms, self._heartbeat_interval_ms, self._heartbeat_interval_ms)
-        if revoked := tuple(tp for tp in self.assignment if tp not in set(assignment)):
+        kept = frozenset(assignment)
+        if revoked := tuple(tp for tp in self.assignment if tp not in kept):
             # Others are to have these, but only after this member has let them go: a second rebalance gives them away.
             self._rejoin_wanted = f"{len(revoked)} partitions were revoked for others"
             self._revoke(revoked, State.REVOKING)
@@ -435,8 +436,8 @@ class ClassicMember:
                 self._find()
 
     def _beat_early(self, now_ms: int) -> None:
-        """After a cooperative rebalance in which partitions moved, a second one follows at once (KIP-429), and only those who gave some away
-        know. All others, the one who waits for them too, would hear of it a heartbeat.interval.ms later."""
+        """Where a cooperative rebalance moves partitions a second one follows at once (KIP-429), and only who gave some away knows. All
+        others, the one who waits for them too, would hear of it a heartbeat.interval.ms later."""
         if not (self._heartbeats_flow() and self._coordinator_known):
             self._early.end()
         elif self._early.take(now_ms):

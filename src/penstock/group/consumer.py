@@ -28,6 +28,7 @@ from .consumer_heartbeat import (
     told_of,
 )
 from .consumer_states import HEARTBEATING, TRANSITIONS, ConsumerState
+from .early import EarlyHeartbeats
 
 _LOAD_IN_PROGRESS, _NOT_AVAILABLE, _NOT_COORDINATOR, _UNKNOWN_MEMBER_ID = 14, 15, 16, 25
 _TOPIC_AUTHORIZATION_FAILED, _GROUP_ID_NOT_FOUND = 29, 69
@@ -91,6 +92,7 @@ class ConsumerMember:
         # time
         self._retry_at_ms: int | None = None
         self._resolve_at_ms: int | None = None
+        self._early = EarlyHeartbeats()
         self._failures = 0
         self._resolve_failures = 0
         self._unreleased_since_ms: int | None = None
@@ -126,7 +128,8 @@ class ConsumerMember:
 
     def next_deadline_ms(self) -> int | None:
         """When Tick is due, later than the last handle(); None while only an event can change anything."""
-        return min((at for at in (self._retry_at_ms, self._resolve_at_ms) if at is not None), default=None)
+        times_ms = (self._retry_at_ms, self._resolve_at_ms, self._early.at_ms)
+        return min((at for at in times_ms if at is not None), default=None)
 
     # ------------------------------------------------------------ events: the subscription and the coordinator
 
@@ -199,6 +202,7 @@ class ConsumerMember:
         if code == 0 and event.member_epoch > 0:
             self._unreleased_since_ms = None
             self._accepted(event, now_ms)
+            self._early.begin(now_ms, self._interval_ms, self._interval_ms // 8)
         elif code in (_FENCED_MEMBER_EPOCH, _UNRELEASED_INSTANCE_ID) and self._held_before_join:
             # The id is this member's alone, so what the coordinator holds is an earlier membership of its own: the answer that told of it
             # or that ended it was lost, or its epoch was fenced. Brokers before KAFKA-19233, and for static members later ones, let
@@ -440,6 +444,12 @@ class ConsumerMember:
                 self._send_leave(self._leave_epoch)
         if self._resolve_at_ms is not None and now_ms >= self._resolve_at_ms:
             self._ask_names(now_ms)
+        # For a while after the join: what others own reaches this member only once they have heard of it and let it go, one after another,
+        # and the coordinator tells that in answers alone.
+        if not self._is_member():
+            self._early.end()
+        elif self._early.take(now_ms):
+            self._heartbeats.owned_due = True
 
     def _tell_news(self) -> None:
         beats = self._heartbeats
