@@ -82,10 +82,28 @@ class Membership:
     def _handles(self) -> dict[TopicPartition, int]:
         return self._positions.fetching.handles
 
+    def wants(self, listener: object | None, pattern: str | None = None) -> None:
+        """What the user subscribes to is another than before: `pattern` if it is one, given as text."""
+        self.listener = listener
+        self.pattern = pattern
+        self.pattern_at_broker = False
+        if self.driver is not None:
+            self.driver.pattern = False
+
+    @property
+    def may_match_at_broker(self) -> bool:
+        """Whether the coordinator, of which this is a member already, can be given the pattern as it is."""
+        consumer = self.driver is not None and isinstance(self.driver.machine, ConsumerMember)
+        return consumer and self._regex_offered and self.pattern is not None
+
+    @property
+    def is_to_join(self) -> bool:
+        return self.driver is None and self.polled
+
     def identity(self) -> MemberIdentity:
-        """Under which name requests about offsets are sent now."""
+        """Under which name requests about offsets are sent now. Who is to join is no member yet, and not just anybody either."""
         if self.driver is None:
-            return MemberIdentity()
+            return MemberIdentity(of_a_group=self._subscription.subscribed)
         return self.driver.identity()
 
     def group_metadata(self) -> ConsumerGroupMetadata:
@@ -147,11 +165,7 @@ class Membership:
 
     def _wanted(self) -> Subscribe | SubscribeRegex:
         assert self.driver is not None
-        if (
-            isinstance(self.driver.machine, ConsumerMember)
-            and self.pattern is not None
-            and self._regex_offered
-        ):
+        if self.may_match_at_broker and self.pattern is not None:
             self.pattern_at_broker = self.driver.pattern = True
             self._client.interest = set(self._subscription.topics)
             return SubscribeRegex(self.pattern)
@@ -170,6 +184,7 @@ class Membership:
             assignors=self._assignors,
             rack_id=config["client.rack"] or None,
             jitter=random.random,
+            early_heartbeats=True,
         )
 
     def _consumer_member(self) -> ConsumerMember:
@@ -184,6 +199,7 @@ class Membership:
             server_assignor=config["group.remote.assignor"],
             member_id=self._member_id,
             jitter=random.random,
+            early_heartbeats=True,
         )
 
     def refused(self, error_code: int, message: str) -> None:
@@ -235,13 +251,16 @@ class Membership:
         """In the user's thread: give the group's partitions back, in order: commit, listener, leave."""
         yield from self._commits.auto_commit("the commit on close", timeout_ms())
         yield from self._commits.settle(timeout_ms())
-        yield from self._user.run_callbacks()  # a revocation may be among them: what is owned is seen after that
+        failed = yield from self._user.run_all_callbacks()
+        # a revocation may have been among them: what is owned is seen after that
         owned = list(self._handles) if self.driver is not None else []
         try:
             if owned and self.driver is not None:
                 yield from self._call_listener("on_partitions_revoked", owned)
         finally:
             yield self._client.engine.call(self._leave, timeout_ms(), leave_group)
+        if failed is not None:
+            raise failed
 
     async def _leave(self, timeout_ms: float, leave_group: bool | None) -> None:
         self._stop_choosing()
@@ -280,14 +299,18 @@ class Membership:
         driver = self.driver
 
         def revoke() -> Steps[None]:
-            if commit:
-                timeout_ms = self._config["default.api.timeout.ms"]
-                why = "the commit before a revocation"
-                yield from self._commits.auto_commit(why, timeout_ms, frozenset(partitions))
+            if self.driver is not driver:
+                return  # left meanwhile, which has told the listener
             try:
-                yield from self._call_listener("on_partitions_revoked", partitions)
-            finally:
-                yield self._client.engine.call(self._taken, driver, partitions, done)
+                if commit:
+                    timeout_ms = self._config["default.api.timeout.ms"]
+                    why = "the commit before a revocation"
+                    yield from self._commits.auto_commit(why, timeout_ms, frozenset(partitions))
+            finally:  # Ctrl-C in the wait for the commit takes nothing from what follows, or the group would wait for it
+                try:
+                    yield from self._call_listener("on_partitions_revoked", partitions)
+                finally:
+                    yield self._client.engine.call(self._taken, driver, partitions, done)
 
         self._user.hand(revoke)
 
@@ -296,6 +319,8 @@ class Membership:
         self.stop_fetching(partitions)
 
         def lose() -> Steps[None]:
+            if self.driver is not driver:
+                return
             told = (
                 "on_partitions_lost"
                 if hasattr(self.listener, "on_partitions_lost")
@@ -318,7 +343,8 @@ class Membership:
 
     def take_assignment(self, partitions: Sequence[TopicPartition]) -> None:
         """Read these and no others; what is read already goes on where it is."""
-        self._positions.drop([tp for tp in self._handles if tp not in set(partitions)])
+        wanted = set(partitions)
+        self._positions.drop([tp for tp in self._handles if tp not in wanted])
         added = [tp for tp in partitions if tp not in self._handles]
         self._subscription.assign_from_group(partitions)
         self._positions.fetching.add(partitions)
@@ -342,6 +368,8 @@ class Membership:
                 done()
 
         def assigned() -> Steps[None]:
+            if self.driver is not driver:
+                return  # the partitions are others', and the listener may be
             try:
                 yield from self._call_listener("on_partitions_assigned", partitions)
             finally:

@@ -58,8 +58,11 @@ class ClassicMember:
         assignors: Sequence[Assignor],
         rack_id: str | None = None,
         jitter: Callable[[], float] = lambda: 0.5,
+        early_heartbeats: bool = False,
     ) -> None:
-        """`jitter` gives numbers from 0 to 1: chance is the engine's, not the machine's."""
+        """`jitter` gives numbers from 0 to 1: chance is the engine's, not the machine's.
+
+        `early_heartbeats`: beside the regular ones, where partitions are on their way (early.py)."""
         self.group_id = group_id
         self.group_instance_id = group_instance_id
         self.state = State.UNSUBSCRIBED
@@ -85,7 +88,7 @@ class ClassicMember:
             None  # whom heartbeats are repeated for: generation, member id
         )
         self._beat_at_once = False
-        self._early = EarlyHeartbeats()
+        self._early = EarlyHeartbeats(early_heartbeats)
         self._target: tuple[TopicPartition, ...] = ()  # what REVOKING leads to
         self._taking: deque[frozenset[TopicPartition]] = deque()  # what callbacks that are not done take away
         self._retry_at_ms: int | None = None
@@ -218,7 +221,12 @@ class ClassicMember:
             )
             return
         members, self._members = self._members, {}
-        assignment = {} if self._skip_assignment else assignor.assign(members, event.counts, event.racks)
+        try:
+            assignment = {} if self._skip_assignment else assignor.assign(members, event.counts, event.racks)
+        except Exception as error:  # the user may have written it; all members wait for the outcome
+            told = f"leading group {self.group_id!r}: the assignor {assignor.name!r} raised {error!r}; mend it, or use another"
+            self._fail(_INCONSISTENT_GROUP_PROTOCOL, told)
+            return
         self._sync(
             tuple((member, encode_assignment(partitions)) for member, partitions in assignment.items())
         )

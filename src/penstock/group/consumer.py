@@ -58,8 +58,11 @@ class ConsumerMember:
         server_assignor: str | None,
         member_id: str,
         jitter: Callable[[], float] = lambda: 0.5,
+        early_heartbeats: bool = False,
     ) -> None:
-        """`jitter` gives numbers from 0 to 1, `member_id` a fresh one: chance is the engine's, not the machine's."""
+        """`jitter` gives numbers from 0 to 1, `member_id` a fresh one: chance is the engine's, not the machine's.
+
+        `early_heartbeats`: beside the regular ones, where partitions are on their way (early.py)."""
         self.group_id = group_id
         self.group_instance_id = group_instance_id
         self.member_id = member_id
@@ -92,7 +95,7 @@ class ConsumerMember:
         # time
         self._retry_at_ms: int | None = None
         self._resolve_at_ms: int | None = None
-        self._early = EarlyHeartbeats()
+        self._early = EarlyHeartbeats(early_heartbeats)
         self._failures = 0
         self._resolve_failures = 0
         self._unreleased_since_ms: int | None = None
