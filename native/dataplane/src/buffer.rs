@@ -1,7 +1,7 @@
 //! What was fetched and waits for `poll`: first in, first out, bounded in bytes after decompression.
 
 use std::any::Any;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use crate::error::DecodeError;
@@ -74,6 +74,10 @@ impl Entry {
     }
 }
 
+/// Entries that nobody wants. Dropped without the table's lock: a failure may hold an error of Python's, which keeps frames alive
+/// whose objects' finalizers may call anything, and a chunk gives back memory.
+pub(crate) type Removed = VecDeque<Entry>;
+
 /// The line. Its bound is `budget_bytes`; whoever finds no room waits (see `has_room`). Paused partitions' entries are
 /// parked beside it and count for nothing: a paused partition could block all others else.
 #[derive(Debug)]
@@ -142,17 +146,20 @@ impl Buffer {
         self.records = self.records.saturating_sub(records);
     }
 
-    /// From now on this partition's entries stand aside.
-    pub fn park(&mut self, handle: u64, has_entries: bool) {
-        if self.parked.contains_key(&handle) {
-            return;
+    /// From now on these partitions' entries stand aside. One walk along the line, however many partitions they are.
+    pub fn park(&mut self, handles: &[u64]) {
+        for &handle in handles {
+            self.parked.entry(handle).or_default();
         }
-        let parked = if has_entries {
-            self.extract(|entry| entry.handle == handle)
-        } else {
-            VecDeque::new()
-        };
-        self.parked.insert(handle, parked);
+        let parked = std::mem::take(&mut self.parked);
+        let aside = self.extract(|entry| parked.contains_key(&entry.handle));
+        self.parked = parked;
+        for entry in aside {
+            self.parked
+                .entry(entry.handle)
+                .or_default()
+                .push_back(entry);
+        }
     }
 
     /// Back to the front, in order: they are older than whatever came since.
@@ -163,34 +170,39 @@ impl Buffer {
         }
     }
 
-    /// Forgets what `unwanted` says, parked or not; whether a partition is parked stays.
-    pub fn remove(&mut self, mut unwanted: impl FnMut(u64) -> bool) {
-        self.extract(|entry| unwanted(entry.handle));
-        for (&handle, parked) in &mut self.parked {
-            if unwanted(handle) {
-                parked.clear();
-            }
+    /// Takes out a partition's entries, parked or not; whether it is parked stays.
+    #[must_use]
+    pub fn remove(&mut self, handle: u64) -> Removed {
+        let mut removed = self.extract(|entry| entry.handle == handle);
+        if let Some(parked) = self.parked.get_mut(&handle) {
+            removed.append(parked);
         }
+        removed
     }
 
-    /// Forgets a partition, its being parked included.
-    pub fn forget(&mut self, handle: u64) {
-        self.parked.remove(&handle);
+    /// Takes out all of these partitions' entries, their being parked included.
+    #[must_use]
+    pub fn forget(&mut self, handles: &HashSet<u64>) -> Removed {
+        let mut removed = self.extract(|entry| handles.contains(&entry.handle));
+        for handle in handles {
+            removed.extend(self.parked.remove(handle).into_iter().flatten());
+        }
+        removed
     }
 
-    /// Replaces the failure of a partition where one is in line.
-    pub fn replace_failure(&mut self, handle: u64, failure: &Failure) -> bool {
+    /// Replaces the failure of a partition where one is in line; the one before.
+    #[must_use]
+    pub fn replace_failure(&mut self, handle: u64, failure: &Failure) -> Option<Failure> {
         let entries = self
             .line
             .iter_mut()
             .chain(self.parked.values_mut().flatten());
         for entry in entries {
             if let (true, Item::Failure(old)) = (entry.handle == handle, &mut entry.item) {
-                *old = failure.clone();
-                return true;
+                return Some(std::mem::replace(old, failure.clone()));
             }
         }
-        false
+        None
     }
 
     pub fn clear(&mut self) {
@@ -254,8 +266,8 @@ mod tests {
         }
         let one = marker(1, 1).bytes();
         assert_eq!(buffer.bytes(), 3 * one);
-        buffer.park(1, true);
-        buffer.park(1, true);
+        buffer.park(&[1]);
+        buffer.park(&[1]);
         assert_eq!(buffer.bytes(), one);
         buffer.push(marker(1, 3));
         buffer.push(marker(2, 2));
@@ -271,14 +283,16 @@ mod tests {
         let mut buffer = Buffer::new(1000);
         buffer.push(marker(1, 1));
         buffer.push(marker(2, 1));
-        buffer.park(1, true);
-        buffer.remove(|handle| handle == 1);
+        buffer.park(&[1]);
+        assert_eq!(buffer.remove(1).len(), 1);
         buffer.push(marker(1, 2));
         buffer.unpark(1);
         assert_eq!(drain(&mut buffer), [(1, 2), (2, 1)]);
-        buffer.park(3, false);
+        buffer.park(&[3]);
         buffer.push(marker(3, 1));
-        buffer.forget(3);
+        buffer.push(marker(4, 1));
+        assert_eq!(buffer.forget(&HashSet::from([3, 4])).len(), 2);
+        assert_eq!(buffer.bytes(), 0);
         buffer.push(marker(3, 2));
         assert_eq!(drain(&mut buffer), [(3, 2)]);
     }

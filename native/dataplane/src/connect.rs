@@ -42,6 +42,16 @@ impl Transport {
         }
     }
 
+    /// Ends it for whoever has a copy of the descriptor. What was written still goes out.
+    pub fn shut_down(&self) {
+        match self {
+            Self::Plain(socket) => {
+                // An error says that the connection has ended already.
+                let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
+            }
+        }
+    }
+
     pub fn write(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
         match self {
             #[cfg(target_os = "linux")]

@@ -211,6 +211,7 @@ impl Connection {
 
     fn post_to(&self, mut mailbox: MutexGuard<'_, Mailbox>, command: Command) {
         if mailbox.closing || mailbox.finished {
+            drop(mailbox); // Before the command: a rider takes other locks when it goes.
             return;
         }
         if let Command::Send {

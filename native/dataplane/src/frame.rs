@@ -69,7 +69,10 @@ impl FramePool {
         if buffer.len() < POOLED_FROM_BYTES {
             return;
         }
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        // Without waiting: in a forked child the lock may be held by a thread that is not there.
+        let Ok(mut free) = self.free.try_lock() else {
+            return;
+        };
         let held: usize = free.iter().map(Vec::len).sum();
         if free.len() < POOL_BUFFERS && held + buffer.len() <= POOL_BYTES {
             free.push(buffer);
@@ -180,7 +183,7 @@ impl FrameReader {
         (self.length, self.filled, self.prefix_filled) = (None, 0, 0);
         if length < POOLED_FROM_BYTES {
             self.small_frames += 1;
-            if self.small_frames == SMALL_FRAMES_UNTIL_TRIM {
+            if self.small_frames >= SMALL_FRAMES_UNTIL_TRIM {
                 self.pool.trim();
             }
             return Ok(Some(Bytes::from(buffer)));
@@ -335,6 +338,36 @@ mod tests {
             feed(&mut reader, &framed(&[1; 4]), usize::MAX).unwrap();
         }
         assert!(reader.pool.free.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_comes_back_after_the_trim_is_not_kept_for_ever() {
+        let mut reader = FrameReader::new(1 << 30);
+        let large = feed(&mut reader, &framed(&[7; 200_000]), usize::MAX).unwrap();
+        for _ in 0..SMALL_FRAMES_UNTIL_TRIM {
+            feed(&mut reader, &framed(&[1; 4]), usize::MAX).unwrap();
+        }
+        drop(large);
+        feed(&mut reader, &framed(&[1; 4]), usize::MAX).unwrap();
+        assert!(reader.pool.free.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_frame_can_be_dropped_although_the_pool_stays_locked() {
+        let mut reader = FrameReader::new(1 << 30);
+        let frames = feed(&mut reader, &framed(&[7; 200_000]), usize::MAX).unwrap();
+        let pool = Arc::clone(&reader.pool);
+        let _locked_for_ever_as_in_a_forked_child = pool.free.lock().unwrap();
+        let (done, is_done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            drop(frames);
+            done.send(())
+        });
+        assert!(
+            is_done
+                .recv_timeout(std::time::Duration::from_secs(20))
+                .is_ok()
+        );
     }
 
     #[test]

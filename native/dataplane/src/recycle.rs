@@ -97,7 +97,10 @@ fn give<T>(free: &Mutex<Vec<Vec<T>>>, mut block: Vec<T>) {
         return;
     }
     block.clear();
-    let mut free = free.lock().unwrap_or_else(PoisonError::into_inner);
+    // Without waiting: in a forked child the lock may be held by a thread that is not there.
+    let Ok(mut free) = free.try_lock() else {
+        return;
+    };
     let held: usize = free
         .iter()
         .map(|other| other.capacity() * size_of::<T>())
@@ -151,6 +154,23 @@ mod tests {
             std::iter::from_fn(|| Some(recycler.buffer()).filter(|b| b.capacity() > 0)).collect();
         assert_eq!(kept.len(), MAX_BYTES >> 20);
         assert!(kept.iter().all(|block| block.capacity() == 1 << 20));
+    }
+
+    #[test]
+    fn a_block_can_be_dropped_although_the_recycler_stays_locked() {
+        let recycler = Arc::new(Recycler::default());
+        let (bytes, _) = recycler.share(vec![1; LARGE]);
+        let _locked_for_ever_as_in_a_forked_child = recycler.buffers.lock().unwrap();
+        let (done, is_done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            drop(bytes);
+            done.send(())
+        });
+        assert!(
+            is_done
+                .recv_timeout(std::time::Duration::from_secs(20))
+                .is_ok()
+        );
     }
 
     #[test]

@@ -75,6 +75,8 @@ fn run(shared: &Shared, settings: &Settings, events: &EventQueue) -> String {
     };
     loop {
         if let Err(reason) = runner.turn() {
+            // A forked child has the socket, too: closing it here would not tell the peer.
+            runner.transport.shut_down();
             return reason;
         }
     }
@@ -247,8 +249,14 @@ impl Runner<'_> {
     }
 
     /// Waits for something to do; true if the socket has something to read.
+    ///
+    /// An answer is late only if it is not there when it is looked for: this thread, or the whole process, may have had no
+    /// turn for longer than the answer had time.
     fn wait(&mut self, work: Work, reads: bool) -> Result<bool, String> {
-        let timeout = self.timeout(work, reads)?;
+        let (timeout, late) = match self.timeout(work, reads) {
+            Ok(timeout) => (timeout, None),
+            Err(reason) => (Some(Duration::ZERO), Some(reason)),
+        };
         let mut wanted = PollFlags::empty();
         wanted.set(PollFlags::IN, reads);
         wanted.set(PollFlags::OUT, !self.outgoing.is_empty());
@@ -262,13 +270,16 @@ impl Runner<'_> {
             fds.get_mut(..count).unwrap_or_default(),
             timeout.map(timespec).as_ref(),
         ) {
-            Ok(_) | Err(Errno::INTR) => {}
+            Ok(_) => {}
+            Err(Errno::INTR) => return Ok(false),
             Err(error) => return Err(format!("poll failed: {}", std::io::Error::from(error))),
         }
         let [_, socket] = &fds;
-        Ok(socket
-            .revents()
-            .intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR))
+        let readable = PollFlags::IN | PollFlags::HUP | PollFlags::ERR;
+        match late {
+            Some(reason) if !socket.revents().intersects(readable) => Err(reason),
+            _ => Ok(socket.revents().intersects(readable)),
+        }
     }
 
     /// How long there is nothing to do if nothing happens.

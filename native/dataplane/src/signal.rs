@@ -15,6 +15,9 @@ use rustix::io::Errno;
 /// away, and leave the flag up over an empty descriptor, so that no later `notify` would wake anybody. In the order
 /// taken, a `notify` in between writes nothing, but whoever clears looks at the shared state only afterwards and sees
 /// what the notifier did.
+///
+/// It is not lowered where nothing was drained. Then a `notify` has raised it and is about to write; with the flag down
+/// under that byte, no later `clear` would drain it, and who waits would be woken again and again.
 #[derive(Debug)]
 pub struct Signal {
     reader: OwnedFd,
@@ -65,12 +68,21 @@ impl Signal {
         }
     }
 
-    /// Make it unreadable. Look at the shared state afterwards, not before.
+    /// Make it unreadable, or as good as: it may turn readable once more for a `notify` that has begun. Look at the shared
+    /// state afterwards, not before.
     pub fn clear(&self) {
         if self.pending.load(Ordering::Acquire) {
             let mut sink = [0_u8; 64];
-            while matches!(rustix::io::read(&self.reader, &mut sink[..]), Ok(64)) {}
-            self.pending.swap(false, Ordering::AcqRel);
+            let mut drained = 0;
+            while let Ok(count @ 1..) = rustix::io::read(&self.reader, &mut sink[..]) {
+                drained += count;
+                if count < sink.len() {
+                    break;
+                }
+            }
+            if drained > 0 {
+                self.pending.swap(false, Ordering::AcqRel);
+            }
         }
     }
 
@@ -100,7 +112,40 @@ pub(crate) fn timespec(duration: Duration) -> Timespec {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
+
+    const ROUNDS: usize = 20_000;
+
+    /// The interleaving: `notify` raises the flag; `clear` sees it, finds the descriptor empty still; `notify` writes. Were the
+    /// flag down now, no later `clear` would drain the descriptor, and whoever waits for it would not sleep any more.
+    #[test]
+    fn a_clear_amid_a_notify_leaves_nothing_that_cannot_be_cleared() {
+        let signal = Signal::new().unwrap();
+        let start = std::sync::Barrier::new(2);
+        let notified = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            let notifier = scope.spawn(|| {
+                for round in 1..=ROUNDS {
+                    start.wait();
+                    signal.notify();
+                    notified.store(round, Ordering::Release);
+                }
+            });
+            let mut stuck = 0;
+            for round in 1..=ROUNDS {
+                start.wait();
+                while notified.load(Ordering::Acquire) < round {
+                    signal.clear();
+                }
+                signal.clear();
+                stuck += usize::from(signal.wait(Some(Duration::ZERO)).unwrap());
+            }
+            notifier.join().unwrap();
+            assert_eq!(stuck, 0, "of {ROUNDS} rounds");
+        });
+    }
 
     #[test]
     fn stays_raised_until_cleared() {

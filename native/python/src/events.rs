@@ -75,11 +75,13 @@ impl PyEventQueue {
             let left = slice_until(deadline);
             let queue = &self.queue;
             let events = py.detach(|| queue.wait(left)).unwrap_or_default();
+            // What was taken is returned first: a handler that raises would lose it.
+            if let Some(events) = events {
+                return Ok(events);
+            }
             py.check_signals()?;
-            match events {
-                Some(events) => return Ok(events),
-                None if is_over(deadline) => return Ok(Default::default()),
-                None => {}
+            if is_over(deadline) {
+                return Ok(Default::default());
             }
         }
     }

@@ -290,6 +290,7 @@ def test_a_partition_waits_for_a_word_about_its_nearer_follower(bench: MakeBench
     assert follower.partitions == [("t", 0, 0)]
     follower.answer(Part(0, batch(0, 2)), session_id=5)
     assert [record.offset for record in b.poll_all(2)] == [0, 1]
+    b.broker.fetch()
     assert set(b.fetcher.node_stats()) == {1, 2}
     assert b.fetcher.node_stats()[2] == (2, len(batch(0, 2)))
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import queue
-import subprocess
-import sys
-import textwrap
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -573,91 +570,6 @@ def test_deserializers_are_called_once_and_their_errors_concern_one_record(bench
     assert bad.key == "c"
 
 
-SIGINT_CHILD = """
-import os, signal, threading
-from penstock._native import EventQueue, Fetcher
-
-fetcher = Fetcher(EventQueue(), client_id="c")
-
-def interrupt():
-    while not fetcher.stats()["polls"]:  # until the main thread is inside poll()
-        pass
-    os.kill(os.getpid(), signal.SIGINT)
-
-threading.Thread(target=interrupt).start()
-try:
-    fetcher.poll(1, 3_600_000)
-except KeyboardInterrupt:
-    print("interrupted", len(fetcher.poll(1, 0)))
-"""
-
-
-def test_ctrl_c_interrupts_poll() -> None:
-    child = subprocess.run(
-        [sys.executable, "-c", SIGINT_CHILD], capture_output=True, text=True, timeout=PATIENCE_S, check=False
-    )
-    assert (child.stdout, child.stderr, child.returncode) == ("interrupted 0\n", "", 0)
-
-
-FORK_CHILD = textwrap.dedent(
-    """
-    import os, sys
-    from penstock._native import Connection, EventQueue, Fetcher
-    from penstock.errors import ForkedError
-    events = EventQueue()
-    fetcher = Fetcher(events, client_id="c")
-    handle = fetcher.assign("t", bytes(16), 0)
-    connection = Connection(events, 1, "127.0.0.1", int(sys.argv[1]))
-    fetcher.set_leader(handle, 1, 0)
-    fetcher.seek(handle, 0)
-    fetcher.attach(1, connection, 12)
-    assert events.wait(20_000)[0][0] == 1
-    child = os.fork()
-    if child == 0:
-        calls = [
-            lambda: fetcher.poll(1, 1000), lambda: fetcher.seek(handle, 1), lambda: connection.send(1, b"x"),
-            lambda: events.wait(1000),
-        ]
-        caught = []
-        for call in calls:
-            try:
-                call()
-            except ForkedError as error:
-                assert str(os.getpid()) in str(error), error
-                caught.append(error)
-        fetcher.close()
-        connection.close()
-        del fetcher, connection, events
-        os._exit(len(caught))
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 4, status
-    assert fetcher.poll(1, 20_000)[0].offset == 0, "the parent is unharmed"
-    print("done")
-    """
-)
-
-
-def test_a_forked_child_is_told_and_the_parent_goes_on(bench: MakeBench) -> None:
-    b = bench()
-    b.broker.fetch()
-    child = subprocess.Popen(
-        [sys.executable, "-c", FORK_CHILD, str(b.broker.port)], stdout=subprocess.PIPE, text=True
-    )
-    b.broker.fetch().answer(Part(records=batch(0, 1)))
-    output, _ = child.communicate(timeout=PATIENCE_S)
-    assert (output, child.returncode) == ("done\n", 0)
-
-
-def test_the_interpreter_ends_with_everything_open() -> None:
-    code = (
-        "from penstock._native import *\n"
-        "import penstock._native as n\n"
-        "q = n.EventQueue(); f = n.Fetcher(q, client_id='c'); c = n.Connection(q, 1, '127.0.0.1', 9)\n"
-        "f.attach(1, c, 12)\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE_S)
-
-
 def test_topic_ids_can_change(bench: MakeBench) -> None:
     b = bench(version=13)
     other = uuid.UUID(int=99)
@@ -665,3 +577,22 @@ def test_topic_ids_can_change(bench: MakeBench) -> None:
     b.fetcher.set_topic_id(b.handles[0], other.bytes)
     call.answer()
     assert b.broker.fetch().partitions == [(other, 0, 0)]
+
+
+def test_a_response_that_repeats_a_partition_closes_the_connection(bench: MakeBench) -> None:
+    """Taken up one by one they would need many times the memory of the response."""
+    b = bench()
+    b.broker.fetch().answer(Part(0, error=3), Part(0, error=3))
+    *_, reason = b.event(EVENT_CLOSED)
+    assert reason == "its Fetch response (version 12) names partitions more than once"
+
+
+def test_a_loop_that_another_connection_replaces_gives_back_what_it_holds(bench: MakeBench) -> None:
+    """It waits for room, and nobody polls: the partition would wait with it."""
+    b = bench(buffer_bytes=20_000)
+    b.broker.fetch().answer(Part(records=b"".join(batch(n, 1, size=9_000) for n in range(10))))
+    b.broker.fetch()
+    while b.fetcher.stats()["full_waits"] == 0:
+        assert b.fetcher.buffered_bytes() <= 20_000
+    b.attach()
+    assert b.broker.fetch().offset() == b.fetcher.buffered_records()

@@ -108,7 +108,8 @@ impl Fetcher {
 
     /// Forgets partitions and all that was fetched of them.
     pub fn unassign(&self, handles: &[u64]) {
-        self.shared.table().unassign(handles);
+        let gone = self.shared.table().unassign(handles);
+        drop(gone); // Without the lock.
     }
 
     /// The topic was made anew, or its id became known.
@@ -144,12 +145,14 @@ impl Fetcher {
 
     /// Fetches from `offset` on, in a new epoch, which is returned; None for an unknown handle. -1: no position.
     pub fn seek(&self, handle: u64, offset: i64, last_leader_epoch: i32) -> Option<u64> {
-        self.shared.table().seek(handle, offset, last_leader_epoch)
+        let sought = self.shared.table().seek(handle, offset, last_leader_epoch);
+        sought.map(|(epoch, _)| epoch)
     }
 
     /// Forgets what was fetched beyond the end of the log; the position as it then is. See `Table::cut`.
     pub fn cut(&self, handle: u64, end_offset: i64) -> Option<(i64, i32)> {
-        self.shared.table().cut(handle, end_offset)
+        let cut = self.shared.table().cut(handle, end_offset);
+        cut.map(|(position, _)| position)
     }
 
     /// The partition's epoch.
@@ -214,8 +217,9 @@ impl Fetcher {
     /// Ends a partition with a failure behind what is buffered.
     pub fn fail(&self, handle: u64, failure: Failure) {
         let mut table = self.shared.table();
-        table.fail(handle, failure);
+        let replaced = table.fail(handle, failure);
         self.shared.wake_poll(table);
+        drop(replaced);
     }
 
     /// Runs the fetch loop of a node on its connection. `version` above what is known here is lowered.
@@ -237,6 +241,10 @@ impl Fetcher {
         let mut table = self.shared.table();
         let rider = table.number();
         let node = table.nodes.entry(node_id).or_default();
+        if let Some(before) = node.leave_seat() {
+            // It gives back what it has not pushed, or the partitions of it would wait for it.
+            before.signal.notify();
+        }
         node.take_seat(Seat {
             rider,
             signal: Arc::clone(&signal),

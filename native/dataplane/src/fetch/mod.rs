@@ -10,6 +10,8 @@ mod response;
 mod rider;
 mod session;
 mod table;
+#[cfg(test)]
+mod table_tests;
 mod wire;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -188,23 +188,33 @@ impl FetchLoop {
     /// Pairs an answer's partitions with what was asked.
     fn matching(&self, frame: &Bytes) -> Result<(response::Response, Vec<Answer>), String> {
         let mut answers = Vec::new();
+        let mut repeated = 0_usize;
         let response = response::read(frame, self.asked_version, |topic, data| {
-            if let Some(wanted) = self.session.find(topic, data.partition) {
-                let scan = batch::scan(&data.records);
-                answers.push(Answer {
-                    wanted: wanted.clone(),
-                    data,
-                    scan,
-                });
+            let Some(wanted) = self.session.find(topic, data.partition) else {
+                return;
+            };
+            // One partition again and again would take many times the memory of the frame.
+            if answers.len() == self.session.partitions() {
+                repeated += 1;
+                return;
             }
-        })
-        .map_err(|flaw| {
-            format!(
-                "its Fetch response (version {}) cannot be read: {flaw}",
-                self.asked_version
-            )
-        })?;
-        Ok((response, answers))
+            let scan = batch::scan(&data.records);
+            answers.push(Answer {
+                wanted: wanted.clone(),
+                data,
+                scan,
+            });
+        });
+        let version = self.asked_version;
+        match response {
+            Ok(response) if repeated == 0 => Ok((response, answers)),
+            Ok(_) => Err(format!(
+                "its Fetch response (version {version}) names partitions more than once"
+            )),
+            Err(flaw) => Err(format!(
+                "its Fetch response (version {version}) cannot be read: {flaw}"
+            )),
+        }
     }
 
     /// Takes note of what the answer says of each partition; what is to be decoded becomes `work`.
@@ -438,7 +448,8 @@ impl FetchLoop {
         } else {
             add(&self.shared.stats.session_resets, 1);
             if self.losses > 0 {
-                self.quiet_until = Instant::now().checked_add(PAUSE_AFTER_LOSSES);
+                let pause = Instant::now().checked_add(PAUSE_AFTER_LOSSES);
+                self.quiet_until = self.quiet_until.max(pause);
             }
             self.losses += 1;
         }

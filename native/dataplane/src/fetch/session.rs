@@ -130,6 +130,11 @@ impl Session {
         self.id
     }
 
+    /// How many partitions an answer may name.
+    pub fn partitions(&self) -> usize {
+        self.known.len()
+    }
+
     /// The broker keeps the order of partitions, and turns it round itself.
     pub fn is_open(&self) -> bool {
         self.epoch != FULL

@@ -2,13 +2,13 @@
 //! the connections' threads share, behind one lock that nobody holds while waiting, reading or decoding.
 
 use std::any::Any;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::node::Node;
 use super::request::Wanted;
-use crate::buffer::{Buffer, Entry, Failure, Item};
+use crate::buffer::{Buffer, Entry, Failure, Item, Removed};
 use crate::record::Chunk;
 use crate::signal::Signal;
 
@@ -196,8 +196,9 @@ impl Table {
         handle
     }
 
-    pub fn unassign(&mut self, handles: &[u64]) {
-        let mut gone = HashSet::new();
+    #[must_use]
+    pub fn unassign(&mut self, handles: &[u64]) -> (HashMap<u64, Partition>, Removed) {
+        let mut gone = HashMap::new();
         for &handle in handles {
             if let Some(partition) = self.partitions.remove(&handle) {
                 let (node_id, rank) = partition.place;
@@ -205,12 +206,12 @@ impl Table {
                     node.order.remove(&rank);
                     node.touch(handle);
                 }
-                gone.insert(handle);
-                self.buffer.forget(handle);
+                gone.insert(handle, partition);
             }
         }
-        self.buffer.remove(|handle| gone.contains(&handle));
+        let removed = self.buffer.forget(&gone.keys().copied().collect());
         self.wake_those_without_room();
+        (gone, removed)
     }
 
     pub fn set_leader(&mut self, handle: u64, node_id: i32, leader_epoch: i32) {
@@ -287,51 +288,55 @@ impl Table {
     }
 
     /// A new epoch, in which the partition is fetched from `offset` on; what is buffered is forgotten.
-    pub fn seek(&mut self, handle: u64, offset: i64, last_leader_epoch: i32) -> Option<u64> {
+    pub fn seek(&mut self, handle: u64, offset: i64, epoch_before: i32) -> Option<(u64, Removed)> {
         let epoch = self.number();
         let partition = self.partitions.get_mut(&handle)?;
-        let was_empty = partition.fetch_offset == partition.consumed_offset && !partition.is_failed;
+        // Headers that make no sense have left the fetch offset where it was, whatever stood before them.
+        let was_empty = partition.fetch_offset == partition.consumed_offset
+            && !partition.is_failed
+            && !partition.awaits_failure;
         partition.epoch = epoch;
         partition.fetch_offset = offset.max(UNKNOWN);
-        partition.fetch_epoch = last_leader_epoch;
+        partition.fetch_epoch = epoch_before;
         partition.consumed_offset = partition.fetch_offset;
-        partition.consumed_epoch = last_leader_epoch;
+        partition.consumed_epoch = epoch_before;
         partition.is_failed = false;
         partition.awaits_failure = false;
         partition.is_suspended = false;
         partition.is_diverged = false;
         partition.decoded_by = None;
+        let mut removed = Removed::new();
         if !was_empty {
-            self.buffer.remove(|other| other == handle);
+            removed = self.buffer.remove(handle);
             self.wake_those_without_room();
         }
         self.wake_for(handle);
-        Some(epoch)
+        Some((epoch, removed))
     }
 
     /// The log ends at `end_offset`, or another one goes on there. Where more than that was fetched, all that `poll` has not
     /// returned is forgotten, and fetching starts over from the position. Returns the position and its leader epoch.
-    pub fn cut(&mut self, handle: u64, end_offset: i64) -> Option<(i64, i32)> {
-        let partition = self.partitions.get(&handle)?;
+    pub fn cut(&mut self, handle: u64, end_offset: i64) -> Option<((i64, i32), Removed)> {
+        let partition = self.partitions.get(&handle);
+        let partition = partition.filter(|partition| partition.consumed_offset >= 0)?;
         let (offset, epoch) = (partition.consumed_offset, partition.consumed_epoch);
-        let reaches_beyond = partition.fetch_offset > end_offset;
-        if offset < 0 {
-            return None;
+        let mut removed = Removed::new();
+        if partition.fetch_offset > end_offset {
+            (_, removed) = self.seek(handle, offset, epoch)?;
         }
-        if reaches_beyond {
-            self.seek(handle, offset, epoch)?;
-        }
-        Some((offset, epoch))
+        Some(((offset, epoch), removed))
     }
 
     pub fn pause(&mut self, handles: &[u64]) {
-        for handle in handles {
-            if let Some(partition) = self.partitions.get_mut(handle) {
+        let mut known = Vec::with_capacity(handles.len());
+        for &handle in handles {
+            if let Some(partition) = self.partitions.get_mut(&handle) {
                 partition.is_paused = true;
-                self.buffer.park(*handle, true);
-                self.touch(*handle);
+                self.touch(handle);
+                known.push(handle);
             }
         }
+        self.buffer.park(&known);
         // One that waits for room may hold what can be parked now.
         self.wake_those_without_room();
     }
@@ -348,16 +353,16 @@ impl Table {
         }
     }
 
-    /// The partition ends with this failure, which stands behind what is buffered.
-    pub fn fail(&mut self, handle: u64, failure: Failure) {
-        let Some(partition) = self.partitions.get_mut(&handle) else {
-            return;
-        };
+    /// The partition ends with this failure, which stands behind what is buffered. Back with one that it replaces.
+    #[must_use]
+    pub fn fail(&mut self, handle: u64, failure: Failure) -> Option<Failure> {
+        let partition = self.partitions.get_mut(&handle)?;
         let epoch = partition.epoch;
-        if std::mem::replace(&mut partition.is_failed, true)
-            && self.buffer.replace_failure(handle, &failure)
-        {
-            return;
+        if std::mem::replace(&mut partition.is_failed, true) {
+            let replaced = self.buffer.replace_failure(handle, &failure);
+            if replaced.is_some() {
+                return replaced;
+            }
         }
         let item = Item::Failure(failure);
         self.buffer.push(Entry {
@@ -366,6 +371,7 @@ impl Table {
             item,
         });
         self.touch(handle);
+        None
     }
 
     // ------------------------------------------------ the user's side
@@ -373,6 +379,7 @@ impl Table {
     /// Up to `max_records` from the front of the line, or the failure that stands there.
     pub fn drain(&mut self, max_records: usize) -> Drained {
         let mut taken: Vec<Taken> = Vec::new();
+        let mut failed = None;
         let mut left = max_records;
         while left > 0 {
             let Some(entry) = self.buffer.front() else {
@@ -406,7 +413,8 @@ impl Table {
                     if let Some(entry) = self.buffer.pop() {
                         self.buffer.push(entry);
                     }
-                    return Drained::Failure(context, failure);
+                    failed = Some(Drained::Failure(context, failure));
+                    break;
                 }
                 Item::Records {
                     chunk,
@@ -428,7 +436,7 @@ impl Table {
         if self.buffer.is_low() {
             self.wake_those_without_room();
         }
-        Drained::Records(taken)
+        failed.unwrap_or(Drained::Records(taken))
     }
 
     // ------------------------------------------------ the fetch loops' side
@@ -476,10 +484,8 @@ impl Table {
 
     /// Whether an entry may go into the line now; if not, `signal` is raised when that may have changed.
     pub fn has_room_for(&mut self, entry: &Entry, signal: &Arc<Signal>) -> bool {
-        let is_parked = self
-            .partitions
-            .get(&entry.handle)
-            .is_some_and(|p| p.is_paused);
+        let partition = self.partitions.get(&entry.handle);
+        let is_parked = partition.is_some_and(|partition| partition.is_paused);
         if is_parked || self.buffer.has_room(entry.bytes()) {
             return true;
         }
@@ -534,7 +540,7 @@ impl Table {
         }
     }
 
-    /// The partition may be fetchable now.
+    /// It may be fetchable now.
     fn wake_for(&mut self, handle: u64) {
         let Some(partition) = self.partitions.get(&handle) else {
             return;
