@@ -33,7 +33,10 @@ def normal_offsets(offsets: CommitArgument) -> dict[TopicPartition, OffsetAndMet
     if isinstance(offsets, ConsumerRecord):
         return {offsets.topic_partition: OffsetAndMetadata(offsets.offset + 1, "", offsets.leader_epoch)}
     if isinstance(offsets, ConsumerRecords):
-        return {tp: OffsetAndMetadata(offset) for tp, offset in offsets.next_offsets().items()}
+        return {
+            tp: OffsetAndMetadata(offset, "", offsets.records(tp)[-1].leader_epoch)
+            for tp, offset in offsets.next_offsets().items()
+        }
     if not isinstance(offsets, Mapping):
         raise TypeError(
             "commit() takes a mapping of TopicPartition to an int or OffsetAndMetadata, a ConsumerRecord or ConsumerRecords; "

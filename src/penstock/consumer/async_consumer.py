@@ -210,12 +210,15 @@ class AsyncKafkaConsumer:
         self._check_here()
         leaving = self._core.leave(time.monotonic() + self._default_timeout_ms / 1000)
         if self._attending is not None and self._attending is asyncio.current_task():
-            await await_steps(leaving)  # a listener unsubscribes
+            waiting = await_steps(leaving)  # a listener unsubscribes
         else:
             await self._attended()
             self._start_attending(leaving)  # which a poll() of another task waits for
-            await self._attended()
-        await self._call(self._core.unsubscribe)
+            waiting = self._attended()
+        try:
+            await waiting
+        finally:  # whatever a listener raises
+            await self._call(self._core.unsubscribe)
 
     def assignment(self) -> set[TopicPartition]:
         """The partitions that this consumer reads now."""

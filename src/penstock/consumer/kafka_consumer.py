@@ -119,12 +119,14 @@ class KafkaConsumer:
         a break the next poll() begins with it.
         """
         core, commits = self._core, self._core.commits
-        while not self._closed:
+        while self._is_open():
             records = self.poll()
             try:
                 commits.unread = unread = Unread(records, 0)
                 for unread.index, record in enumerate(records, 1):
                     yield record
+                    if not self._is_open():
+                        return  # what is left was not committed: who reads next is given it
                 commits.unread = None
             finally:  # a break or an exception: the generator is closed
                 if commits.unread is not None and not self._closed:
@@ -166,8 +168,10 @@ class KafkaConsumer:
         """Read nothing: give the group's partitions back (on_partitions_revoked is called) and leave it, or drop those assigned."""
         with self._own:
             self._check_open()
-            run_steps(self._core.leave(time.monotonic() + self._default_timeout_ms / 1000))
-            self._call(self._core.unsubscribe)
+            try:
+                run_steps(self._core.leave(time.monotonic() + self._default_timeout_ms / 1000))
+            finally:  # whatever a listener raises
+                self._call(self._core.unsubscribe)
 
     def assignment(self) -> set[TopicPartition]:
         """The partitions that this consumer reads now."""
@@ -407,6 +411,9 @@ class KafkaConsumer:
         return f"<KafkaConsumer group={core.config['group.id']!r} client={core.config['client.id']!r}>"
 
     # ------------------------------------------------------------ inside
+
+    def _is_open(self) -> bool:
+        return not self._closed
 
     def _check_open(self) -> None:
         if self._closed:

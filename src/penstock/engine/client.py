@@ -155,6 +155,8 @@ class ClusterClient:
         connection = self._open.get(key)
         if connection is not None and connection.usable:
             return connection
+        if self._closed:
+            raise DisconnectedError(f"{address}: this client is closed")
         task = self._opening.get(key)
         if task is None:
             task = self.engine.loop.create_task(

@@ -40,7 +40,7 @@ class Unread:
 class Commits:
     """Coroutines run in the engine's thread, all else in the user's.
 
-    Written by the user's thread: `auto_commit_due_s` and `unread`.
+    Written by the user's thread: `auto_commit_due_s`, `unread`, and `_auto`, the last auto-commit of those that poll() begins.
     `_untold` holds what commit_async() has begun and not told of: added to by the user's thread, removed from by the engine's.
     """
 
@@ -69,6 +69,7 @@ class Commits:
         self._config = config
         self._order = asyncio.Lock()
         self._untold: set[concurrent.futures.Future[None]] = set()
+        self._auto: concurrent.futures.Future[None] | None = None
         if config["enable.auto.commit"] and coordinator is not None:
             self._put_off()
 
@@ -88,15 +89,26 @@ class Commits:
         for tp, handle in list(self._fetching.handles.items()):
             place = self._fetcher.position(handle)
             if place is not None:
-                offsets[tp] = OffsetAndMetadata(min(place[0], held.get(tp, place[0])), "", place[1])
+                kept = held.get(tp)
+                is_held = kept is not None and kept.offset < place[0]
+                offsets[tp] = kept if kept and is_held else OffsetAndMetadata(place[0], "", place[1])
         return offsets
 
-    def held(self) -> dict[TopicPartition, int]:
-        """Per partition the first offset that poll() returned to a loop which has not handed it out yet."""
-        if self.unread is None:
+    def held(self) -> Offsets:
+        """Per partition the first offset that poll() returned to a loop which has not handed it out yet.
+
+        With the epoch of the record before; where another poll() returned that one, its own: a leader that lacks this one says so, and
+        where its log parts from it nothing before is doubted (KIP-320).
+        """
+        unread = self.unread
+        if unread is None:
             return {}
-        rest = self.unread.records[self.unread.index :]
-        return {tp: rest.records(tp)[0].offset for tp in rest.partitions}
+        handed, rest = unread.records[: unread.index], unread.records[unread.index :]
+        held = {}
+        for tp in rest.partitions:
+            first, before = rest.records(tp)[0], handed.records(tp)
+            held[tp] = OffsetAndMetadata(first.offset, "", (before[-1] if before else first).leader_epoch)
+        return held
 
     def last_was_not_handled(self, records: ConsumerRecords | None) -> None:
         """An exception ends the use of the consumer somewhere in these records."""
@@ -108,9 +120,11 @@ class Commits:
     def start_auto_commit(self) -> None:
         """Commit, in the background, the positions as they stand: all that earlier polls returned has been handled."""
         self._put_off()
+        if self._auto is not None and not self._auto.done():
+            return  # while no coordinator answers they would pile up; the next one covers this
         if offsets := self.consumed_offsets():
             timeout_ms = self._config["request.timeout.ms"]
-            self._client.engine.call(self._commit_quietly, offsets, timeout_ms, "auto-commit")
+            self._auto = self._client.engine.call(self._commit_quietly, offsets, timeout_ms, "auto-commit")
 
     def auto_commit(
         self, what: str, timeout_ms: float, partitions: frozenset[TopicPartition] | None = None
@@ -177,6 +191,16 @@ class Commits:
         if self.on_committed:
             self._user.hand(lambda: self._tell_committed(to_send))
         return to_send
+
+    def commit_dropped(self, partitions: frozenset[TopicPartition]) -> None:
+        """If the consumer commits by itself: assign() drops these, and nothing else will commit what was read of them.
+
+        Source: KafkaConsumer.assign() of Kafka's client, which does likewise, without waiting."""
+        offsets = {tp: entry for tp, entry in self.consumed_offsets().items() if tp in partitions}
+        if self.automatic and offsets:
+            timeout_ms = self._config["request.timeout.ms"]
+            commit = self._commit_quietly(offsets, timeout_ms, "the commit before assign()")
+            self._client.engine.spawn(commit, "the commit before assign()")
 
     async def _settled(self, timeout_ms: float) -> None:
         if waiting := [asyncio.wrap_future(told) for told in list(self._untold)]:

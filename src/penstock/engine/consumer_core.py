@@ -15,6 +15,7 @@ from ..errors import ConfigError, KafkaError
 from ..fetch import SubscriptionState
 from ..metrics import ConsumerMetrics, MetricName, Windows
 from ..offsets import CommitLedger
+from ..protocol import error_for, is_retriable
 from ..types import OffsetAndMetadata, OffsetAndTimestamp, PartitionInfo, TopicPartition
 from . import lookups
 from .client import ClusterClient, with_client_id
@@ -29,6 +30,8 @@ from .user_thread import UserThread
 
 _log = logging.getLogger("penstock.consumer")
 _LISTENERS = ("on_partitions_assigned", "on_partitions_revoked", "on_partitions_lost")
+_UNKNOWN_TOPIC_OR_PARTITION = 3
+_MISSING_OFTEN = 3  # a topic that the broker is just making is not there at first
 _ISOLATION = {"read_uncommitted": 0, "read_committed": 1}
 
 
@@ -108,6 +111,8 @@ class ConsumerCore:
             self._pusher = TelemetryPusher(self.client, self.config, self._measured)
         self.consumed = False
         self._pattern: re.Pattern[str] | None = None
+        self._untold_since: int | None = None  # the metadata's version when the pattern came
+        self._missing: dict[str, int] = {}  # how often in a row the metadata has not had a topic
         self.client.on_update.append(self._on_metadata)
         if topics:
             self.client.interest = set(topics)
@@ -150,9 +155,15 @@ class ConsumerCore:
         """What the engine wants from the user's thread: to know that it polls, callbacks to run, errors to raise."""
         self.engine.check_process()
         self.user.attention = False
-        self.engine.post(self._on_poll)
-        yield from self.user.run_callbacks()
-        self.user.raise_pending()
+        try:
+            self.engine.post(self._on_poll)
+            yield from self.user.run_callbacks()
+            self.user.raise_pending()
+        except BaseException:
+            self.user.attention = (
+                True  # what waits behind a callback that raised, or Ctrl-C, is for the next poll()
+            )
+            raise
 
     async def give_back(self) -> None:
         """A loop over the consumer has ended early: what it was not handed is to be returned by the next poll(). A partition that
@@ -161,11 +172,11 @@ class ConsumerCore:
         if commits.unread is None:
             return
         polled_to = commits.unread.records.next_offsets()
-        for tp, offset in commits.held().items():
+        for tp, entry in commits.held().items():
             handle = self.handles.get(tp)
             place = self.fetcher.position(handle) if handle is not None else None
             if place is not None and place[0] == polled_to[tp]:
-                self.positions.start_at(tp, offset)
+                self.positions.start_at(tp, entry.offset, entry.leader_epoch)
         commits.unread = None  # last: the user's thread may commit meanwhile (its poll() was cancelled), and not past these
 
     def close(self, timeout_ms: float, leave_group: bool | None) -> Steps[None]:
@@ -213,18 +224,22 @@ class ConsumerCore:
             raise ValueError("subscribe() takes either topics or pattern")
         if listener is not None and not any(hasattr(listener, method) for method in _LISTENERS):
             raise TypeError(f"a listener has any of {', '.join(_LISTENERS)}; {listener!r} has none")
-        self.membership.listener = listener
-        self.membership.pattern = pattern if isinstance(pattern, str) else None
         if pattern is not None:
-            self._pattern = re.compile(pattern)
-            self.subscription.subscribe_pattern(self._pattern.pattern)
+            compiled = re.compile(pattern)
+            self.subscription.subscribe_pattern(compiled.pattern)
+            self.membership.wants(listener, pattern if isinstance(pattern, str) else None)
+            self._pattern = compiled
+            self._untold_since = self.client.snapshot.version
             self.client.interest = None
+            if self.membership.may_match_at_broker:
+                self.membership.subscribe()
             self.client.want_update()
             self._on_metadata()
             return
         assert topics is not None
-        self._pattern = None
         self.subscription.subscribe(topics)
+        self.membership.wants(listener)
+        self._pattern = None
         self.client.interest = set(topics)
         self.client.want_update()
         self.membership.subscribe()
@@ -232,10 +247,14 @@ class ConsumerCore:
     async def assign(self, partitions: list[TopicPartition | tuple[str, int] | int]) -> None:
         if self.consumed:
             self.subscription.note_consumed()
-        kept = self.subscription.assign_from_user(partitions)
+        by_user = not self.subscription.subscribed
+        kept = set(self.subscription.assign_from_user(partitions))
         self._pattern = None
         self.membership.abandon()
-        self.positions.drop([tp for tp in self.handles if tp not in kept])
+        dropped = frozenset(tp for tp in self.handles if tp not in kept)
+        if by_user:
+            self.commits.commit_dropped(dropped)
+        self.positions.drop(list(dropped))
         self.client.interest = {tp.topic for tp in kept}
         self.client.want_update()
         self.fetching.add(kept)
@@ -247,7 +266,8 @@ class ConsumerCore:
         self.subscription.unsubscribe()
         self.consumed = False
         self._pattern = None
-        self.membership.listener = None
+        self.client.interest = set()
+        self.membership.wants(None)
 
     async def subscribed_topics(self) -> set[str]:
         return set(self.subscription.topics)
@@ -287,14 +307,32 @@ class ConsumerCore:
                 for t in snapshot.topics.values()
                 if self._pattern.fullmatch(t.name) and self._visible(t)
             }
-            driver = self.membership.driver
-            if matching != set(self.subscription.topics) or (driver is None and self.membership.polled):
+            # Who has joined with other topics is told when all are known, though none of them may match.
+            untold = self._untold_since is not None and snapshot.version > self._untold_since
+            if untold or self.membership.driver is None:
+                self._untold_since = None
+            if untold or matching != self.subscription.topics or self.membership.is_to_join:
                 self.subscription.pattern_matched(matching)
                 self.membership.subscribe()
+        self._tell_of_topics()
         self.positions.on_metadata()
         self.fetching.refresh_leaders()
         if self.membership.driver is not None:
             self.membership.driver.metadata_changed()
+
+    def _tell_of_topics(self) -> None:
+        """Of what is wanted by name: poll() raises what no waiting mends, the log tells of what may come yet."""
+        wanted = self.subscription.topics if self.subscription.subscribed else self.client.interest or ()
+        for name in wanted:
+            state = self.client.snapshot.topics.get(name)
+            if state is None or state.error_code == 0 or state.partitions:
+                self._missing.pop(name, None)
+            elif state.error_code == _UNKNOWN_TOPIC_OR_PARTITION:
+                times = self._missing[name] = self._missing.get(name, 0) + 1
+                if times == _MISSING_OFTEN:
+                    _log.warning("topic %r does not exist; it is read as soon as it does", name)
+            elif not is_retriable(state.error_code):
+                self.user.raise_in_poll(error_for(state.error_code, f"asking for topic {name!r}"))
 
     def _visible(self, topic: Any) -> bool:
         return not (topic.is_internal and self.config["exclude.internal.topics"])
@@ -304,7 +342,8 @@ class ConsumerCore:
     async def position(self, tp: TopicPartition, timeout_ms: float) -> int:
         async with self.client.within(timeout_ms, f"finding the position of {tp}"):
             place = await self.positions.of(tp)
-            return min(place, self.commits.held().get(tp, place))
+            held = self.commits.held().get(tp)
+            return place if held is None else min(place, held.offset)
         raise AssertionError("within() raises or lets through")
 
     async def lag(self, tp: TopicPartition) -> int | None:

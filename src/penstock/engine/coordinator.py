@@ -112,10 +112,11 @@ class GroupCoordinator:
         backoff = self._client.retry_backoff()
         while True:
             me = self.identity()
+            by_epoch = me.has_epoch and me.generation_id >= 0  # else as anybody, who may read as well
             group = {
                 "group_id": self.group_id,
-                "member_id": me.member_id if me.has_epoch else None,
-                "member_epoch": me.generation_id if me.has_epoch else -1,
+                "member_id": me.member_id if by_epoch else None,
+                "member_epoch": me.generation_id if by_epoch else -1,
                 "topics": topics,
             }
             try:
@@ -138,7 +139,7 @@ class GroupCoordinator:
                 return _read_committed(answer)
             if code in COORDINATOR_MOVED and code != _LOAD_IN_PROGRESS:
                 self.lost(error_name(code))
-            elif not (is_retriable(code) or (me.has_epoch and code in _EPOCH_MAY_CHANGE)):
+            elif not (is_retriable(code) or (by_epoch and code in _EPOCH_MAY_CHANGE)):
                 raise error_for(code, f"reading the committed offsets of group {self.group_id!r}")
             await asyncio.sleep(backoff.next_ms() / 1000)
 

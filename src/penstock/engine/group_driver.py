@@ -108,6 +108,10 @@ class GroupDriver:
                     self._client.engine.now_ms(),
                 ):
                     self._perform(effect)
+        except Exception as error:  # a mistake of ours, or an assignor of the user's: to stand still in silence would be worse
+            told = f"group {self._coordinator.group_id!r}: this membership cannot go on: {error!r}; close the consumer and make a new one"
+            self._host.raise_in_poll(KafkaError(told))
+            raise
         finally:
             self._feeding = False
         self._arm_timer()
@@ -124,8 +128,9 @@ class GroupDriver:
         date."""
         self._tell_names()
         if self._counts is not None:
-            now = self._client.snapshot.partition_counts(self._counts)
-            if now and now != self._counts:
+            # With those that do not exist, as they were counted: left out they would differ at every update.
+            now = dict.fromkeys(self._counts, 0) | self._client.snapshot.partition_counts(self._counts)
+            if any(now.values()) and now != self._counts:
                 _log.info(
                     "group %s: partitions changed from %s to %s",
                     self._coordinator.group_id,

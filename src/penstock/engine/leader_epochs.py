@@ -58,6 +58,7 @@ class LeaderEpochs:
         self._waiting: set[TopicPartition] = set()
         self._doubted: set[TopicPartition] = set()
         self._asking: dict[int, asyncio.Task[None]] = {}
+        self._asks_soon = False
 
     # ------------------------------------------------------------ what may ask for a validation
 
@@ -92,7 +93,9 @@ class LeaderEpochs:
             self._hold(tp)
         elif needs_validation(position_epoch, epoch):
             self._hold(tp)
-            self._client.engine.loop.call_soon(self._ask_on)  # many seeks, one request
+            if not self._asks_soon:  # many seeks, one look at all that waits, and one request
+                self._asks_soon = True
+                self._client.engine.loop.call_soon(self._ask_on)
 
     def diverged(self, tp: TopicPartition, end: EpochEnd) -> None:
         """A fetch was answered with the place where the log and what was fetched part (KIP-595)."""
@@ -127,6 +130,7 @@ class LeaderEpochs:
 
     def _ask_on(self) -> None:
         """See to it that each leader of what waits is asked; what has no leader waits for a metadata update."""
+        self._asks_soon = False
         for node_id in {self._client.snapshot.leader(*tp)[0] for tp in self._waiting}:
             task = self._asking.get(node_id)
             if node_id >= 0 and (task is None or task.done()):

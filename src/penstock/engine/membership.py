@@ -256,11 +256,11 @@ class Membership:
         owned = list(self._handles) if self.driver is not None else []
         try:
             if owned and self.driver is not None:
-                yield from self._call_listener("on_partitions_revoked", owned)
+                yield from self._tell_revoked(self.driver, owned)
         finally:
             yield self._client.engine.call(self._leave, timeout_ms(), leave_group)
-        if failed is not None:
-            raise failed
+            if failed is not None:
+                raise failed
 
     async def _leave(self, timeout_ms: float, leave_group: bool | None) -> None:
         self._stop_choosing()
@@ -302,13 +302,13 @@ class Membership:
             if self.driver is not driver:
                 return  # left meanwhile, which has told the listener
             try:
-                if commit:
+                if commit and not self._is_out(driver):
                     timeout_ms = self._config["default.api.timeout.ms"]
                     why = "the commit before a revocation"
                     yield from self._commits.auto_commit(why, timeout_ms, frozenset(partitions))
             finally:  # Ctrl-C in the wait for the commit takes nothing from what follows, or the group would wait for it
                 try:
-                    yield from self._call_listener("on_partitions_revoked", partitions)
+                    yield from self._tell_revoked(driver, partitions)
                 finally:
                     yield self._client.engine.call(self._taken, driver, partitions, done)
 
@@ -321,17 +321,34 @@ class Membership:
         def lose() -> Steps[None]:
             if self.driver is not driver:
                 return
-            told = (
-                "on_partitions_lost"
-                if hasattr(self.listener, "on_partitions_lost")
-                else "on_partitions_revoked"
-            )
             try:
-                yield from self._call_listener(told, partitions)
+                yield from self._tell_lost(partitions)
             finally:
                 yield self._client.engine.call(self._taken, driver, partitions, done)
 
         self._user.hand(lose)
+
+    @staticmethod
+    def _is_out(driver: GroupDriver | None) -> bool:
+        """Whether what this membership owns may be another's already. Any thread."""
+        return driver is not None and driver.machine.generation_id < 0
+
+    def _tell_revoked(self, driver: GroupDriver | None, partitions: Sequence[TopicPartition]) -> Steps[None]:
+        """That they are to be given back; but that they are lost, if meanwhile they are.
+
+        A member is asked for a partition, and its user does not poll for max.poll.interval.ms: the group goes on, another reads it. Only
+        then the user polls. Told of a revocation, it would store once more what the other has done. Source: ConsumerCoordinator's
+        onJoinPrepare and onLeavePrepare of Kafka's client, which decide when they call.
+        """
+        if self._is_out(driver):
+            yield from self._tell_lost(partitions)
+        else:
+            yield from self._call_listener("on_partitions_revoked", partitions)
+
+    def _tell_lost(self, partitions: Sequence[TopicPartition]) -> Steps[None]:
+        """A listener without on_partitions_lost is told of a revocation, as by Java's interface."""
+        has = hasattr(self.listener, "on_partitions_lost")
+        yield from self._call_listener("on_partitions_lost" if has else "on_partitions_revoked", partitions)
 
     async def _taken(
         self, driver: GroupDriver | None, partitions: Sequence[TopicPartition], done: Callable[[], None]

@@ -59,7 +59,9 @@ class Positions:
         self.fetching = FetchDriver(
             client, fetcher, self._on_fetch_error, self._on_recreated, self._on_diverging
         )
-        self.before_drop: Callable[[], None] = lambda: None  # set once by the core: counters go with the handles
+        self.before_drop: Callable[[], None] = lambda: (
+            None
+        )  # set once by the core: counters go with the handles
         self._client = client
         self._fetcher = fetcher
         self._subscription = subscription
@@ -339,4 +341,4 @@ class Positions:
         )
         self.reset(tp, None)
         self.fetching.retry_later(tp)
-        self.resolve()
+        self._resolve_soon()

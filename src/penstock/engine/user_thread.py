@@ -58,11 +58,20 @@ class UserThread:
         while self.callbacks:
             yield from self.callbacks.popleft()()
 
+    def run_all_callbacks(self) -> Steps[Exception | None]:
+        """For the end, after which there is no poll(): all of them, whatever they raise; the first error."""
+        failed: Exception | None = None
+        while self.callbacks:
+            try:
+                yield from self.run_callbacks()
+            except Exception as error:
+                failed = failed or error
+        return failed
+
     def raise_pending(self) -> None:
-        """Raise what waits for the user: wakeup() first, then errors in the order they came."""
+        """Raise what waits for the user: wakeup() first, then errors in the order they came. One at a time; attend() sees to the rest."""
         if self._wakeup:
             self._wakeup = False
             raise WakeupError("wakeup() was called")
         if self._errors:
-            self.attention = True  # the next poll looks for more, and tells the group that the user goes on
             raise self._errors.popleft()

@@ -32,6 +32,7 @@ _LOAD_IN_PROGRESS, _NOT_AVAILABLE, _NOT_COORDINATOR = 14, 15, 16
 _ILLEGAL_GENERATION, _UNKNOWN_MEMBER_ID, _REBALANCE_IN_PROGRESS = 22, 25, 27
 _MEMBER_ID_REQUIRED, _FENCED_INSTANCE_ID = 79, 82
 _INCONSISTENT_GROUP_PROTOCOL = 23
+_ANY = -2
 _LEAVE_TRIES = 12  # some ten seconds; close() gives up earlier if its time is over
 _POLLED_FOR = frozenset(State) - {
     State.UNSUBSCRIBED,
@@ -84,9 +85,7 @@ class ClassicMember:
         self._members: Mapping[str, MemberSubscription] = {}  # of the generation that this member leads
         self._coordinator_known = False
         self._finding = False
-        self._beating: tuple[int, str] | None = (
-            None  # whom heartbeats are repeated for: generation, member id
-        )
+        self._beating: tuple[int, str] | None = None  # whom heartbeats are for: generation, member id
         self._beat_at_once = False
         self._early = EarlyHeartbeats(early_heartbeats)
         self._target: tuple[TopicPartition, ...] = ()  # what REVOKING leads to
@@ -185,7 +184,7 @@ class ClassicMember:
                 self._lose(now_ms)
             return
         asked, self._asked = self._asked, None
-        if event.generation_id == self._last_generation_id and self._rejoin_wanted is None:
+        if self._last_generation_id in (event.generation_id, _ANY) and self._rejoin_wanted is None:
             # A static member was given its own place back without a rebalance (KIP-345): what was to be rebalanced for still is.
             self._rejoin_wanted = asked
         self._last_generation_id = event.generation_id
@@ -524,6 +523,14 @@ class ClassicMember:
         if rest := tuple(tp for tp in self.assignment if tp not in taken):
             self._taking.append(frozenset(rest))
             self._out += [g.StopFetching(rest), g.CallLost(rest)]
+        if (
+            self._cooperative
+            and self.group_instance_id is not None
+            and not self.member_id
+            and self.assignment
+        ):
+            # It said it owned this; a leader may be keeping it for this member, which is given its place back and will not know.
+            self._asked, self._last_generation_id = "others may be kept from what it lost", _ANY
 
     def _join_anew(self, now_ms: int) -> None:
         """The coordinator does not know this member: after a backoff, unless a callback comes between."""
