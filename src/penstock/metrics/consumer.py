@@ -323,7 +323,8 @@ class ConsumerMetrics:
     ) -> Iterator[tuple[MetricName, float]]:
         key = (scope, tags)
         if key not in self._names:
-            self._names[key] = [metric.named(self._client_id, *tags) for metric in _OF_SCOPE[scope]]
+            shared = scope.tags(self._client_id, tags)
+            self._names[key] = [metric.tagged(shared) for metric in _OF_SCOPE[scope]]
         for metric, name in zip(_OF_SCOPE[scope], self._names[key], strict=True):
             if metric.stat is Stat.GAUGE:
                 yield name, gauges[metric.sensor]

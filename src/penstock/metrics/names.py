@@ -37,6 +37,10 @@ class Scope(Enum):
     TOPIC = ("topic",)
     PARTITION = ("topic", "partition")
 
+    def tags(self, client_id: str, values: tuple[str, ...]) -> Tags:
+        """The tags of one instance; `values` are those beside client-id, in their order."""
+        return (("client-id", client_id), *zip(self.value, values, strict=True))
+
 
 class Stat(Enum):
     """How a value is computed from what a sensor recorded."""
@@ -88,5 +92,8 @@ class Metric:
 
     def named(self, client_id: str, *values: str) -> MetricName:
         """The name of one instance; `values` are those of the scope's tags, in their order."""
-        tags = (("client-id", client_id), *zip(self.scope.value, values, strict=True))
+        return self.tagged(self.scope.tags(client_id, values))
+
+    def tagged(self, tags: Tags) -> MetricName:
+        """The name of one instance. All metrics of it may share the tags: of a thousand partitions they take a megabyte."""
         return MetricName(self.name, self.group, self.description, tags)
