@@ -94,12 +94,12 @@ class Host:
             return ConsumerMember(
                 group_id=GROUP, group_instance_id=settings.instance, rack_id=None, rebalance_timeout_ms=settings.max_poll_ms,
                 retry_backoff_ms=100, retry_backoff_max_ms=1_000, server_assignor=settings.server_assignor,
-                member_id=f"id-{self.name}", jitter=chance,
+                member_id=f"id-{self.name}", early_heartbeats=True, jitter=chance,
             )  # fmt: skip
         return ClassicMember(
             group_id=GROUP, group_instance_id=settings.instance, session_timeout_ms=settings.session_ms,
             rebalance_timeout_ms=settings.max_poll_ms, heartbeat_interval_ms=settings.heartbeat_ms, retry_backoff_ms=100,
-            retry_backoff_max_ms=1_000, assignors=assignors_for(settings.strategy), jitter=chance,
+            retry_backoff_max_ms=1_000, assignors=assignors_for(settings.strategy), early_heartbeats=True, jitter=chance,
         )  # fmt: skip
 
     def wanted(self) -> Any:

@@ -338,7 +338,8 @@ def test_after_any_sequence_leaving_ends_in_bounded_steps(steps: Steps) -> None:
             break
         now_ms += 5_000
         sent = any(isinstance(effect, g.SendLeave) for effect in effects)
-        answer = g.LeaveAnswered(16) if sent else g.CoordinatorFound() if machine._finding else g.Tick()
+        in_flight = sent or (machine.next_deadline_ms() is None and not machine._finding)
+        answer = g.LeaveAnswered(16) if in_flight else g.CoordinatorFound() if machine._finding else g.Tick()
         effects = machine.handle(answer, now_ms)
     assert machine.state is State.UNSUBSCRIBED
     assert machine.next_deadline_ms() is None
