@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import random
 import struct
 import threading
 import time
@@ -29,7 +31,7 @@ from tests.support.polling import (
     until,
 )
 from tests.support.proxy import TO_SERVER, Proxy
-from tests.support.workload import Feed
+from tests.support.workload import SOAK_SECONDS, Feed, all_stored_commits
 
 pytestmark = pytest.mark.kafka
 OFFSET_COMMIT, OFFSET_FETCH, STALE_MEMBER_EPOCH = 8, 9, 113
@@ -248,6 +250,49 @@ def test_16_long_handler(kafka: RealKafka, topic: str, unique: Callable[[str], s
     assert h.only_while_owned(history_of(crew)) == []
 
 
+@pytest.mark.parametrize("way", ["polls", "closes"])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_16_a_revocation_that_came_too_late(
+    kafka: RealKafka, topic: str, unique: Callable[[str], str], protocol: str, way: str
+) -> None:
+    """A member is asked to give partitions back while it hangs, and is put out: when it comes to it hears that they are lost, once, for
+    another has them."""
+    kafka.create_topic(topic, 2)
+    places = places_of(topic, 2)
+    options = {**member_options(kafka, unique("group"), protocol), "max_poll_interval_ms": INTERVAL_MS}
+    hanging, release = threading.Event(), threading.Event()
+
+    def hang(one: Polling, records: Any) -> None:
+        if not hanging.is_set():
+            hanging.set()
+            assert release.wait(WAIT_S)
+
+    with Polling("hangs", kafka.bootstrap_servers, [topic], handle=hang, **options) as hangs:
+        hangs.until(lambda: hangs.owned == set(places), "all for one")
+        kafka.produce(topic, [(None, b"hang")])
+        hangs.until(hanging.is_set, "it hangs")
+        with Polling("other", kafka.bootstrap_servers, [topic], **options) as other:
+            other.until(lambda: other.owned == set(places), "all for the other")
+            hangs.until(lambda: hangs.member[1] < 0, "its engine knows")
+            assert hangs.calls == ["assigned"]
+            if way == "closes":
+                hangs._stop.set()
+            release.set()
+            hangs.until(lambda: len(hangs.calls) > 1, "it hears of it")
+            if way == "polls":
+                until([hangs, other], lambda: shared_out([hangs, other], places), "a share for each")
+            else:
+                hangs.stop()
+        lost = [
+            place
+            for event in hangs.events
+            if isinstance(event, h.Taken) and event.lost
+            for place in event.places
+        ]
+        assert sorted(lost) == places and hangs.calls[1] == "lost"
+        assert way == "polls" or "revoking" not in hangs.calls
+
+
 # ------------------------------------------------------------ an epoch that is behind
 
 
@@ -348,3 +393,86 @@ def test_18_stale_epoch_on_real_brokers(
         assert consumer.group_metadata() == me
     assert rewrite.left == {OFFSET_FETCH: 0, OFFSET_COMMIT: 0}, "every one of them was refused"
     assert rewrite.seen[OFFSET_FETCH] >= 3 and rewrite.seen[OFFSET_COMMIT] == 3
+
+
+# ------------------------------------------------------------ for as long as one likes
+
+
+class Churn:
+    """Members come, leave, hang and are held in their listeners, in any order. One seed, one order."""
+
+    def __init__(self, kafka: RealKafka, topic: str, group: str, protocol: str, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.crew: list[Polling] = []
+        self.here: list[Polling] = []
+        self.places = places_of(topic, 6)
+        self.done: Counter[str] = Counter()
+        self._bootstrap, self._topic = kafka.bootstrap_servers, topic
+        self._options = {**member_options(kafka, group, protocol), "max_poll_interval_ms": 2_000}
+        self._stack = contextlib.ExitStack()
+
+    def step(self) -> None:
+        what = self.random.choice(("come", "leave", "hang", "rest") if len(self.here) < 5 else ("leave",))
+        if what == "come" or len(self.here) < 2:
+            what = "come"
+            one = Polling(
+                f"m{len(self.crew)}",
+                self._bootstrap,
+                [self._topic],
+                revoked=self._dawdle,
+                handle=self._handle,
+                **self._options,
+            )
+            self.crew.append(one)
+            self.here.append(self._stack.enter_context(one))
+        elif what == "leave":
+            self.here.pop(self.random.randrange(len(self.here))).stop()
+        elif what == "hang":
+            self.hangs = self.random.choice(self.here).name
+        else:
+            until(self.here, lambda: shared_out(self.here, self.places), "at rest")
+        self.done[what] += 1
+        time.sleep(self.random.random())
+
+    hangs = ""
+
+    def _handle(self, one: Polling, records: Any) -> None:
+        if self.hangs == one.name:
+            self.hangs = ""
+            time.sleep(3)
+        one.commit()
+
+    def _dawdle(self, one: Polling, partitions: list[TopicPartition]) -> None:
+        if partitions:
+            time.sleep(self.random.random() / 3)
+
+    def __enter__(self) -> Churn:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+
+@pytest.mark.skipif(not SOAK_SECONDS, reason="set PENSTOCK_SOAK_SECONDS to how long it is to run")
+@pytest.mark.timeout(SOAK_SECONDS + 200)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_07_soak(kafka: RealKafka, topic: str, unique: Callable[[str], str], protocol: str) -> None:
+    kafka.create_topic(topic, 6)
+    seed, ends = random.randrange(1 << 32), time.monotonic() + SOAK_SECONDS
+    print("seed", seed)
+    group = unique("group")
+    with Feed(kafka, topic) as feed, Churn(kafka, topic, group, protocol, seed) as churn:
+        while time.monotonic() < ends:
+            churn.step()
+        feed.stop()
+        until(churn.here, lambda: shared_out(churn.here, churn.places), "at rest in the end")
+        until(churn.here, lambda: not h.unseen(history_of(churn.crew, feed.acknowledged)), "all is read")
+        until(
+            churn.here, lambda: kafka.committed(group, topic) == kafka.end_offsets(topic), "all is committed"
+        )
+    history = history_of(churn.crew, feed.acknowledged)
+    print(dict(churn.done), "refused", sum(len(one.refused) for one in churn.crew))
+    assert [one.error for one in churn.crew if one.error] == []
+    assert h.offsets_agree(history) == [] and h.contiguous(history) == []
+    assert h.only_while_owned(history) == [] and h.owned_by_one_at_a_time(history) == []
+    assert h.never_goes_back(all_stored_commits(kafka, group, topic)) == []
