@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import re
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 
 from penstock import DevBroker, KafkaConsumer, KafkaProducer, TopicPartition
-from penstock.errors import AuthorizationError, BrokerError, CommitFailedError, KafkaError
+from penstock.errors import AuthorizationError, BrokerError, CommitFailedError, ConfigError, KafkaError
 from penstock.group.assignors import RangeAssignor
 
 LEAVE_GROUP, OFFSET_COMMIT, METADATA, CONSUMER_GROUP_HEARTBEAT = 13, 8, 3, 68
@@ -352,3 +354,41 @@ def test_poll_tells_of_an_assignor_that_raises(broker: DevBroker, topic: str) ->
         pytest.raises(KafkaError, match=r"failing.*no idea"),
     ):
         poll_until(consumer, lambda: False, "an error")
+
+
+# ---------------------------------------------------------------- the end
+
+
+def test_options_that_only_their_readers_find_wrong_leave_nothing_open(broker: DevBroker) -> None:
+    for wrong in (
+        {"interceptor_classes": ["no_such_module:Class"]},
+        {"partition_assignment_strategy": [Failing, Failing()]},
+    ):
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            with pytest.raises(ConfigError):
+                consumer_of(broker, "t", **wrong)
+            gc.collect()
+        assert [str(w.message) for w in seen] == []
+
+
+def test_close_is_silent_where_nothing_is_wrong(
+    broker: DevBroker, topic: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer: Future[None] = Future()
+    asked: list[int] = []
+
+    def hold(request: Any, connection: Any) -> Any:
+        asked.append(1)
+        return answer
+
+    with consumer_of(broker) as consumer:
+        consumer.assign([TopicPartition(topic, 0)])
+        poll_until(consumer, lambda: consumer.position(TopicPartition(topic, 0)) == 5, "its records")
+        remove = broker.intercept(METADATA, hold)
+        consumer._core.engine.post(consumer._core.client.want_update)
+        poll_until(consumer, lambda: asked, "a question that is open at close()")
+        caplog.clear()
+    remove()
+    answer.set_result(None)
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []

@@ -122,7 +122,11 @@ def _configure(interceptor: object, entry: object, config: Mapping[str, Any]) ->
 
 def interceptors_of(core: ConsumerCore) -> Interceptors:
     """Those that a consumer's configuration names, told of its commits."""
-    interceptors = Interceptors(core.config["interceptor.classes"], core.config)
+    try:
+        interceptors = Interceptors(core.config["interceptor.classes"], core.config)
+    except BaseException:
+        core.engine.stop()
+        raise
     if interceptors:
         core.commits.on_committed.append(interceptors.on_commit)
     return interceptors

@@ -325,6 +325,8 @@ class ClusterClient:
                 await self._update_in_time()
                 backoff.reset()
             except Exception as error:  # whatever a broker answers, the next one may answer better
+                if self._closed:
+                    return
                 expected = isinstance(error, KafkaError)
                 level = logging.DEBUG if expected and backoff.failures else logging.WARNING
                 _log.log(level, "no metadata: %s; trying again", error, exc_info=None if expected else error)

@@ -48,6 +48,13 @@ class ConsumerCore:
         self._isolation = _ISOLATION[self.config["isolation.level"]]
         self._group_id: str | None = self.config["group.id"]
         self.engine = EngineThread(f"{kind} {self.config['client.id']}")
+        try:
+            self._make_rooms(topics)
+        except BaseException:  # an option that only its reader finds wrong
+            self.engine.stop()
+            raise
+
+    def _make_rooms(self, topics: Sequence[str]) -> None:
         self.measurements = ConsumerMetrics(
             self.config["client.id"],
             windows=Windows(self.config["metrics.num.samples"], self.config["metrics.sample.window.ms"]),

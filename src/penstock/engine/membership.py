@@ -67,7 +67,7 @@ class Membership:
         self.pattern_at_broker = False
         self._regex_offered = False
         self._choosing: asyncio.Task[None] | None = None
-        self._member_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        self._member_id = _fresh_member_id()
         self._client = client
         self._fetcher = fetcher
         self._subscription = subscription
@@ -240,6 +240,7 @@ class Membership:
         self._stop_choosing()
         if self.driver is not None:
             driver, self.driver = self.driver, None
+            self._member_id = _fresh_member_id()  # that leave may come after another subscription's join
             self._client.engine.spawn(driver.leave(), "leave the group for assign()")
 
     def _stop_choosing(self) -> None:
@@ -272,10 +273,11 @@ class Membership:
             async with asyncio.timeout(timeout_ms / 1000):
                 await driver.leave(leave_group)
         except (TimeoutError, KafkaError) as error:
+            self._member_id = _fresh_member_id()  # the coordinator may hear of it yet, after another join
             _log.warning(
                 "could not tell group %s that this member leaves: %s",
                 self._config["group.id"],
-                error or "no answer",
+                str(error) or "no answer in time; it will notice by the session's timeout",
             )
 
     # ------------------------------------------------------------ the driver's host
@@ -405,3 +407,8 @@ class Membership:
             ended_s = time.monotonic()
             measured = getattr(self._measurements, method.removeprefix("on_"))
             measured(ended_s * 1000, (ended_s - began_s) * 1000)
+
+
+def _fresh_member_id() -> str:
+    """A member id that the client makes (KIP-1082), as Java's Uuid writes one."""
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")

@@ -107,7 +107,9 @@ class EngineThread:
         if self._stopped or os.getpid() != self._pid:
             return
         self._stopped = True
-        if self._thread.is_alive():
+        if self._thread.ident is None:  # never started
+            self.loop.close()
+        elif self._thread.is_alive():
             self.loop.call_soon_threadsafe(self.loop.stop)
             if threading.current_thread() is not self._thread:
                 self._thread.join(timeout_s)
