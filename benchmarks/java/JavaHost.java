@@ -20,6 +20,7 @@ import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 /** Kafka's own consumer in the part of benchmarks/groups/host.py: the same commands, the same events. */
 public final class JavaHost {
     private static final Duration POLL = Duration.ofMillis(1_000);
+    private static final long NOTED_NANOS = 10_000_000;
     private static volatile boolean stopped;
 
     private final Properties config = new Properties();
@@ -115,7 +116,7 @@ public final class JavaHost {
         private volatile long marked;
         private final Set<Integer> fresh = new HashSet<>();
         private final Map<Integer, Long> last = new HashMap<>();
-        private volatile Map<Integer, Long> gaps = new HashMap<>();
+        private final List<String> gaps = new ArrayList<>();
 
         private Seat(int number) {
             this.number = number;
@@ -173,7 +174,9 @@ public final class JavaHost {
                     say("first", now, number, " " + one);
                 }
                 long since = Math.max(last.getOrDefault(one, 0L), marked);
-                gaps.merge(one, now - since, Math::max);
+                if (marked > 0 && now - since >= NOTED_NANOS) {
+                    gaps.add(" " + one + " " + (now - since) + " " + now);
+                }
                 last.put(one, now);
             }
             if (missing > 0 && allSeen(this, numbers)) {
@@ -182,12 +185,11 @@ public final class JavaHost {
         }
 
         private void mark() {
-            gaps = new java.util.concurrent.ConcurrentHashMap<>();
             marked = System.nanoTime();
         }
 
         private void tellGaps() {
-            gaps.forEach((partition, gap) -> say("gap", System.nanoTime(), number, " " + partition + " " + gap));
+            gaps.forEach(gap -> say("gap", System.nanoTime(), number, gap));
         }
 
         @Override
