@@ -147,6 +147,22 @@ fn to_python(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
         Event::Closed { connection, reason } => (EVENT_CLOSED, connection, 0, reason)
             .into_pyobject(py)?
             .into_any(),
+        Event::FetchError { .. } | Event::PreferredReplica { .. } | Event::Diverging { .. } => {
+            partition_to_python(py, event)?
+        }
+        Event::FetchNodeError {
+            connection,
+            error_code,
+        } => (EVENT_FETCH_NODE_ERROR, connection, error_code, py.None())
+            .into_pyobject(py)?
+            .into_any(),
+    };
+    Ok(event)
+}
+
+/// Those of one partition: (kind, handle, epoch, what happened).
+fn partition_to_python(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
+    let event = match event {
         Event::FetchError {
             handle,
             epoch,
@@ -179,12 +195,7 @@ fn to_python(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
                 .into_pyobject(py)?
                 .into_any()
         }
-        Event::FetchNodeError {
-            connection,
-            error_code,
-        } => (EVENT_FETCH_NODE_ERROR, connection, error_code, py.None())
-            .into_pyobject(py)?
-            .into_any(),
+        other => return Err(errors::fault(format!("{other:?} is not of a partition"))),
     };
     Ok(event)
 }

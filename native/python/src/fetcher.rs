@@ -13,6 +13,7 @@ use penstock_dataplane::progress::Progress;
 use pyo3::exceptions::{PyKeyError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use pyo3::{PyTraverseError, PyVisit};
 
 use crate::connection::PyConnection;
 use crate::errors;
@@ -341,6 +342,13 @@ impl PyFetcher {
             stats.set_item(name, count)?;
         }
         Ok(stats)
+    }
+
+    /// For the collector of garbage: a deserializer is often a method of the object that has the consumer. The references that
+    /// partitions hold go with close(); until then the collector takes them for someone else's.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.key_deserializer)?;
+        visit.call(&self.value_deserializer)
     }
 
     /// End all loops and forget what is buffered; idempotent. poll() raises ClosedError afterwards.

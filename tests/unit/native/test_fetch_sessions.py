@@ -295,6 +295,31 @@ def test_a_partition_waits_for_a_word_about_its_nearer_follower(bench: MakeBench
     assert b.fetcher.node_stats()[2] == (2, len(batch(0, 2)))
 
 
+def test_what_a_follower_sent_and_nobody_had_room_for_leaves_the_epoch_known(bench: MakeBench) -> None:
+    """A follower is not told the epoch of the last record; what it sent is lost with its connection; the leader is told again."""
+    b = bench(client_rack="a", buffer_bytes=20_000)
+    b.broker.fetch().answer(Part(0, batch(0, 1, size=9_000, epoch=6)))
+    b.broker.fetch().answer(Part(0, batch(1, 1, size=9_000, epoch=6)))
+    call = b.broker.fetch()
+    call.answer(Part(0, preferred_read_replica=2))
+    b.event(EVENT_PREFERRED_REPLICA)
+    b.fetcher.set_read_replica(b.handles[0], 2)
+    b.node_id = 2
+    follower = b.attach()
+    call = b.broker.fetch()
+    assert call.request.topics[0].partitions[0].last_fetched_epoch == -1
+    call.answer(Part(0, batch(2, 1, size=9_000, epoch=6)))
+    while b.fetcher.stats()["full_waits"] == 0:
+        assert b.fetcher.buffered_bytes() <= 20_000
+    assert b.broker.fetch().offset() == 3
+    follower.close()
+    b.event(EVENT_CLOSED)
+    b.fetcher.set_read_replica(b.handles[0], -1)
+    call = b.broker.fetch()
+    assert call.offset() == 2
+    assert call.request.topics[0].partitions[0].last_fetched_epoch == 6
+
+
 def test_back_at_the_leader_no_rack_is_named_for_a_while(bench: MakeBench) -> None:
     b = bench(client_rack="a")
     b.broker.fetch().answer(Part(0, preferred_read_replica=2))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from penstock._native import EVENT_CONNECTED, Connection, EventQueue
+from penstock._native import EVENT_CONNECTED, Connection, EventQueue, Fetcher
 
 from .scripted import PATIENCE_S, Bench, Part, batch
 
@@ -182,3 +184,23 @@ def test_what_is_forgotten_may_call_back_when_it_ends() -> None:
         check=False,
     )
     assert (child.stdout, child.stderr) == ("done\n", "")
+
+
+def test_a_closed_fetcher_and_those_who_made_it_can_be_collected() -> None:
+    """A deserializer that is a method of the object that has the consumer: a circle."""
+
+    class Service:
+        def __init__(self) -> None:
+            events = EventQueue()
+            self.fetcher = Fetcher(events, client_id="c", value_deserializer=self.read)
+            self.fetcher.assign("t", bytes(16), 0)
+
+        def read(self, value: bytes) -> bytes:
+            return value
+
+    service = Service()
+    service.fetcher.close()
+    gone = weakref.ref(service)
+    del service
+    gc.collect()
+    assert gone() is None

@@ -280,6 +280,7 @@ impl FetchLoop {
         if data.records.is_empty() {
             return prefer(partition, &wanted, data.preferred_read_replica);
         }
+        let epoch_before = partition.fetch_epoch;
         match scan {
             Ok(Scan {
                 next_offset: Some(next),
@@ -313,7 +314,8 @@ impl FetchLoop {
             decoder: Decoder::new(records.clone(), wanted.offset, &config.decode, aborted),
             records,
             pushed_offset: wanted.offset,
-            pushed_epoch: wanted.last_fetched_epoch,
+            // Not the one that was asked with: a follower is told none.
+            pushed_epoch: epoch_before,
         });
         Verdict::Data
     }
