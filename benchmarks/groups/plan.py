@@ -9,8 +9,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks import runner
 from benchmarks.groups import changes, costs
 from benchmarks.groups.stage import CLIENTS, VARIANTS, Stage, StageError
+from benchmarks.topics import SPECS, fill
+
+QUICK_TAKEOVERS = {("kill", "range"), ("close", "range"), ("close", "consumer")}
+ASYNC = ("penstock-defaults", "penstock-async", "aiokafka")
 
 Play = Callable[[Stage, str, int, int], dict[str, float]]
 """(stage, client, round, rounds) -> figures."""
@@ -24,8 +29,8 @@ class Scenario:
     name: str
     play: Play
     quick: bool = True
-    without: tuple[str, ...] = ()  # clients that a quick run leaves out
     partitions: int = 0  # of a topic that all clients read
+    clients: tuple[str, ...] = CLIENTS
 
 
 @dataclass(slots=True)
@@ -68,34 +73,49 @@ def _consumers(count: int) -> Play:
     return lambda stage, client, number, rounds: costs.of_consumers(stage, client, "range", count)
 
 
+def _reads(stage: Stage, client: str, number: int, rounds: int) -> dict[str, float]:
+    """A contender of the record benchmark on its first topic."""
+    spec = SPECS["100B"]
+    fill(stage.bootstrap, spec, stage.quick)
+    row = runner.Outcome(client, spec.name)
+    limit_s = 1.0 if stage.quick else 3.0
+    runner.measure(runner.Plan(stage.bootstrap, [spec], [client], 1, stage.quick, limit_s), spec, row)
+    if row.problem is not None:
+        raise StageError(row.problem)
+    return {
+        "k_records_per_s": (row.records_per_second or 0.0) / 1e3,
+        "cpu_s_per_million": row.cpu_seconds_per_million or 0.0,
+        "cores": row.cores or 0.0,
+    }
+
+
 def scenarios() -> list[Scenario]:
     found = [
         Scenario(
-            "takeover", f"{how}, {variant}", _takeover(variant, how), quick=variant != "cooperative-sticky"
+            "takeover", f"{how}, {variant}", _takeover(variant, how), quick=(how, variant) in QUICK_TAKEOVERS
         )
         for how in ("kill", "close")
         for variant in VARIANTS
     ]
     found += [
         Scenario(
-            "rebalance",
-            f"{members} + 1 members, {variant}",
-            _rebalance(variant, members),
-            quick=members == 2,
+            "rebalance", f"{members} + 1 members, {variant}", _rebalance(variant, members), quick=members == 2
         )
         for members in changes.PARTITIONS
         for variant in VARIANTS
     ]
-    found += [Scenario("join", variant, _join(variant)) for variant in ("range", "consumer")]
     found += [
-        Scenario("partitions", f"{count:,}", _no_topic, quick=count <= 1_000, partitions=count)
+        Scenario("join", variant, _join(variant), quick=variant == "range")
+        for variant in ("range", "consumer")
+    ]
+    found += [
+        Scenario("partitions", f"{count:,}", _no_topic, quick=count in (1, 1_000), partitions=count)
         for count in (1, 100, 1_000, 10_000)
     ]
     found += [
-        Scenario("consumers", str(count), _consumers(count), without=("java",) if count == 100 else ())
-        for count in (1, 10, 100)
+        Scenario("consumers", str(count), _consumers(count), quick=count == 10) for count in (1, 10, 100)
     ]
-    return found
+    return [*found, Scenario("async", "100B", _reads, clients=ASYNC)]
 
 
 def _no_topic(stage: Stage, client: str, number: int, rounds: int) -> dict[str, float]:
@@ -111,9 +131,9 @@ def run(
     say: Callable[[str], None],
 ) -> list[Row]:
     """All scenarios, all rounds. A client that fails in a scenario is left out of its further rounds."""
-    rows = []
+    rows: list[Row] = []
     for scenario in wanted:
-        mine = {c: Row(scenario, c) for c in clients if not (quick and c in scenario.without)}
+        mine = {c: Row(scenario, c) for c in scenario.clients if c in clients or c not in CLIENTS}
         with _shared_topic(bootstrap, quick, scenario.partitions) as topic:
             for number in range(rounds):
                 for client in random.sample(list(mine), len(mine)):

@@ -86,6 +86,15 @@ SECTIONS = {
             Column("RSS MB", "rss_bytes", 1e-6, front=True),
         ),
     ),
+    "async": Section(
+        "Records awaited and not, thousands per second",
+        "topic",
+        (
+            Column("k records/s", "k_records_per_s"),
+            Column("CPU s per M records", "cpu_s_per_million"),
+            Column("cores", "cores"),
+        ),
+    ),
 }
 
 
@@ -97,6 +106,8 @@ def tables(rows: Sequence[Row], *, front: bool = False) -> list[str]:
         if not mine:
             continue
         columns = [column for column in section.columns if column.front or not front]
+        if not columns:
+            continue
         parts += [f"{'####' if front else '###'} {section.title}\n"]
         parts += _table(section, columns, mine)
         if not front:

@@ -27,7 +27,8 @@ JAVA_ASSIGNORS = {
     "cooperative-sticky": "org.apache.kafka.clients.consumer.CooperativeStickyAssignor",
 }
 SESSION_TIMEOUT_MS = 6_000
-HEARTBEAT_INTERVAL_MS = 2_000
+HEARTBEAT_INTERVAL_MS = 1_750
+"""Not a whole part of the session: heartbeats of a group are in step, and a dead member's session would end just when the others ask."""
 BROKER = {
     # The consumer protocol's are the broker's to say; those of the classic one are the members'. Both alike.
     "group.consumer.session.timeout.ms": SESSION_TIMEOUT_MS,
