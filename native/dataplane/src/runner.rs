@@ -115,7 +115,8 @@ struct Runner<'a> {
 
 impl Runner<'_> {
     /// Once around: mailbox, heartbeat, rider, socket. The order matters: a rider that has just heard an answer sends its next
-    /// request before it begins to work on that answer; and a heartbeat goes before a request that the broker may hold.
+    /// request before it begins to work on that answer; and a heartbeat goes before that request, which the broker may hold.
+    /// What the engine sends goes before both: it stops the heartbeats before it sends a JoinGroup.
     fn turn(&mut self) -> Result<(), String> {
         self.shared.signal.clear();
         self.take_commands()?;

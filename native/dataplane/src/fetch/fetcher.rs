@@ -282,7 +282,7 @@ impl Fetcher {
     pub fn try_poll(&self, max_records: usize) -> Polled {
         let mut table = self.shared.table();
         let polled = self.take_from(&mut table, max_records);
-        if table.is_watched && !table.has_news() {
+        if !table.has_news() {
             // Under the lock: what comes later finds the signal lowered and raises it. One that has added already, and is about
             // to raise it, raises it for nothing; the next `poll` finds nothing and lowers it again.
             self.shared.ready.clear();
@@ -326,15 +326,12 @@ impl Fetcher {
         self.shared.ready.as_fd()
     }
 
-    /// Waits until `try_poll` may find something.
+    /// Waits until `try_poll` may find something, which is who lowers the descriptor.
     ///
     /// # Errors
     /// `Errno::INTR` when a signal of the operating system arrived.
     pub fn wait(&self, timeout: Duration) -> Result<(), Errno> {
-        if self.shared.ready.wait(Some(timeout))? {
-            self.shared.ready.clear();
-        }
-        Ok(())
+        self.shared.ready.wait(Some(timeout)).map(drop)
     }
 
     /// Takes note that the user polls.
