@@ -17,6 +17,7 @@ from ..protocol import is_retriable
 from ..types import TopicPartition
 from . import consumer_messages as c
 from . import messages as g
+from .backoff import Backoff
 from .consumer_assignment import Reconciliation, TopicIdPartition
 from .consumer_heartbeat import (
     LEAVE,
@@ -67,9 +68,6 @@ class ConsumerMember:
         self.group_instance_id = group_instance_id
         self.member_id = member_id
         self.state = _S.UNSUBSCRIBED
-        self._retry_backoff_ms = retry_backoff_ms
-        self._retry_backoff_max_ms = retry_backoff_max_ms
-        self._jitter = jitter
         self._heartbeats = Heartbeats(
             member_id, group_instance_id, rack_id, rebalance_timeout_ms, server_assignor
         )
@@ -96,8 +94,8 @@ class ConsumerMember:
         self._retry_at_ms: int | None = None
         self._resolve_at_ms: int | None = None
         self._early = EarlyHeartbeats(early_heartbeats)
-        self._failures = 0
-        self._resolve_failures = 0
+        self._backoff = Backoff(retry_backoff_ms, retry_backoff_max_ms, jitter)
+        self._resolve_backoff = Backoff(retry_backoff_ms, retry_backoff_max_ms, jitter)
         self._unreleased_since_ms: int | None = None
         self._polled = False  # since the poll interval passed
         self._leave_tries = 0
@@ -166,7 +164,7 @@ class ConsumerMember:
         elif self.state is _S.FINDING:
             self._back_off(now_ms)
         elif self._is_member():
-            self._retry_at_ms = now_ms + self._backoff_ms()
+            self._retry_at_ms = now_ms + self._backoff.next_ms()
 
     # ------------------------------------------------------------ events: answers
 
@@ -247,13 +245,13 @@ class ConsumerMember:
     def _accepted(self, event: c.ConsumerHeartbeatAnswered, now_ms: int) -> None:
         if event.member_epoch <= 0 or event.member_epoch < self._epoch:
             return  # of before a later one
-        self._failures = 0
+        self._backoff.reset()
         self._follow(event)
         if not self._heartbeats.due and not self._open:
             self._heartbeats.heard()
         if event.assignment is not None:
             self._partitions.target = frozenset(event.assignment)
-            self._resolve_failures = 0
+            self._resolve_backoff.reset()
             self._ask_names(now_ms)
         if self.state in (_S.JOINING, _S.STABLE):
             self._reconcile()
@@ -274,7 +272,7 @@ class ConsumerMember:
             # Refused unheard: the membership stands, with the subscription of before, and goes on with what it is assigned.
             self._heartbeats.subscription_due = True
             self._raise(event, "subscribing in")
-            self._retry_at_ms = now_ms + self._backoff_ms()
+            self._retry_at_ms = now_ms + self._backoff.next_ms()
             return
         self._heartbeats.all_due = True
         if code in _MOVED:
@@ -283,7 +281,7 @@ class ConsumerMember:
             self._held = code == _FENCED_MEMBER_EPOCH
             self._lose(now_ms)
         elif is_retriable(code):
-            self._retry_at_ms = now_ms + self._backoff_ms()
+            self._retry_at_ms = now_ms + self._backoff.next_ms()
         else:
             self._fail(event, "heartbeating in")
 
@@ -368,12 +366,11 @@ class ConsumerMember:
         unresolved = self._partitions.unresolved()
         if not unresolved:
             self._resolve_at_ms = None
-        elif self._resolve_failures == 0 or (
+        elif self._resolve_backoff.failures == 0 or (
             self._resolve_at_ms is not None and now_ms >= self._resolve_at_ms
         ):
             self._out.append(c.ResolveTopicIds(unresolved))
-            self._resolve_at_ms = now_ms + self._spread_ms(self._resolve_failures)
-            self._resolve_failures += 1
+            self._resolve_at_ms = now_ms + self._resolve_backoff.next_ms()
 
     # ------------------------------------------------------------ events: the user's thread
 
@@ -418,7 +415,7 @@ class ConsumerMember:
             self._end()
             return
         self._coordinator_known = self._coordinator_known and code == _LOAD_IN_PROGRESS
-        self._retry_at_ms = now_ms + self._backoff_ms()
+        self._retry_at_ms = now_ms + self._backoff.next_ms()
 
     def _ignore(self, event: c.ConsumerEvent, now_ms: int) -> None:
         """Tick: what is due is seen to after every event. TopicsChanged: the coordinator watches the topics. Rejoin: a member of this
@@ -547,13 +544,13 @@ class ConsumerMember:
         self._heartbeats.nothing_due()
         self._revoked_untold = False
         self._retry_at_ms = self._resolve_at_ms = None
-        self._resolve_failures = 0
+        self._resolve_backoff.reset()
 
     def _lose_coordinator(self, now_ms: int) -> None:
         """Search anew after a backoff, for the others may name the one that is gone until they have noticed it themselves."""
         self._coordinator_known = False
         if not self._finding and self._retry_at_ms is None:
-            self._retry_at_ms = now_ms + self._backoff_ms()
+            self._retry_at_ms = now_ms + self._backoff.next_ms()
 
     def _find(self) -> None:
         if not self._finding:
@@ -562,15 +559,7 @@ class ConsumerMember:
 
     def _back_off(self, now_ms: int) -> None:
         self._go(_S.BACKING_OFF)
-        self._retry_at_ms = now_ms + self._backoff_ms()
-
-    def _backoff_ms(self) -> int:
-        self._failures += 1
-        return self._spread_ms(self._failures - 1)
-
-    def _spread_ms(self, failures: int) -> int:
-        delay = min(self._retry_backoff_max_ms, self._retry_backoff_ms * 2 ** min(failures, 20))
-        return max(1, int(delay * (0.8 + 0.4 * self._jitter())))
+        self._retry_at_ms = now_ms + self._backoff.next_ms()
 
     def _end(self) -> None:
         self._heartbeats.topics, self._heartbeats.pattern = (), None
