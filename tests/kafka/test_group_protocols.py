@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from penstock import KafkaConsumer, TopicPartition
+from penstock import KafkaConsumer, KafkaProducer, TopicPartition
 from penstock.devbroker import DevBroker
 from penstock.errors import GroupError, UnsupportedVersionError
+from tests.devbroker.test_old_brokers import HIGHEST
 from tests.support import history as h
 from tests.support.kafka import RealKafka
 from tests.support.members import Members
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.kafka
 WAIT_S = 60.0
 BOTH = ["classic", "consumer"]
 SHORT_MS, LONG_MS = 3_000, 60_000
+API_VERSIONS, CONSUMER_GROUP_HEARTBEAT, UNSUPPORTED_VERSION = 18, 68, 35
 
 
 def options_of(kafka: RealKafka, group: str, protocol: str, session_ms: int = LONG_MS) -> dict[str, Any]:
@@ -268,18 +270,80 @@ def test_consumer_on_a_cluster_whose_groups_are_classic(
         poll_until(lambda: False, consumer, what="the refusal")
 
 
-@pytest.mark.parametrize("protocols", ["classic,consumer", "classic"])
-def test_auto_on_the_embedded_broker(
-    protocols: str, unique: Callable[[str], str], caplog: pytest.LogCaptureFixture
-) -> None:
-    from penstock import KafkaProducer
-
-    with DevBroker(**{"group.coordinator.rebalance.protocols": protocols}) as broker:
-        broker.create_topic("t", 1)
+@contextmanager
+def embedded(**options: Any) -> Iterator[DevBroker]:
+    """With a topic t of two partitions, and a record in each."""
+    with DevBroker(**options) as broker:
+        broker.create_topic("t", 2)
         with KafkaProducer(bootstrap_servers=broker.bootstrap_servers) as producer:
-            producer.send("t", b"0")
+            for number in range(2):
+                producer.send("t", b"0", partition=number)
+        yield broker
+
+
+@pytest.mark.parametrize("protocols", ["classic,consumer", "classic"])
+def test_auto_on_the_embedded_broker(protocols: str, caplog: pytest.LogCaptureFixture) -> None:
+    with embedded(**{"group.coordinator.rebalance.protocols": protocols}) as broker:
         expected = "consumer" if "consumer" in protocols else "classic"
-        assert auto(broker.bootstrap_servers, "t", unique("group"), caplog) == expected
+        assert auto(broker.bootstrap_servers, "t", "g", caplog) == expected
+
+
+@pytest.mark.parametrize("release", HIGHEST)
+def test_auto_on_releases_from_before(release: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Down to Kafka 2.1, by the request versions that each had."""
+    keys = [
+        {"api_key": key, "min_version": 0, "max_version": highest}
+        for key, highest in HIGHEST[release].items()
+    ]
+    with embedded() as broker:
+        broker.intercept(API_VERSIONS, lambda request, connection: {"api_keys": keys})
+        assert auto(broker.bootstrap_servers, "t", "g", caplog) == "classic"
+
+
+def test_auto_where_the_request_is_offered_and_refused(caplog: pytest.LogCaptureFixture) -> None:
+    """As brokers do whose group.version is still 0."""
+    with embedded() as broker:
+        broker.intercept(CONSUMER_GROUP_HEARTBEAT, lambda request, connection: UNSUPPORTED_VERSION)
+        assert auto(broker.bootstrap_servers, "t", "g", caplog) == "classic"
+
+
+def test_auto_matches_a_pattern_itself_where_the_coordinator_cannot(caplog: pytest.LogCaptureFixture) -> None:
+    """The brokers were to match it; now the consumer does, with all topics that there are."""
+    with embedded() as broker:
+        broker.intercept(CONSUMER_GROUP_HEARTBEAT, lambda request, connection: UNSUPPORTED_VERSION)
+        with consumer_of(broker.bootstrap_servers, group_id="g", group_protocol="auto") as consumer:
+            consumer.subscribe(pattern="[s-u]")
+            poll_until(lambda: len(consumer.assignment()) == 2, consumer, what="the topic that matches")
+            broker.create_topic("u")
+            poll_until(lambda: len(consumer.assignment()) == 3, consumer, what="another that matches")
+
+
+def test_auto_joins_a_classic_group_that_may_not_change(caplog: pytest.LogCaptureFixture) -> None:
+    """group.consumer.migration.policy=disabled: the coordinator knows no such consumer group, and its classic members go on."""
+    caplog.set_level(logging.INFO, "penstock")
+    with embedded(**{"group.consumer.migration.policy": "disabled"}) as broker:
+        where = broker.bootstrap_servers
+        with (
+            consumer_of(where, "t", group_id="g", heartbeat_interval_ms=100) as old,
+            consumer_of(where, "t", group_id="g", heartbeat_interval_ms=100, group_protocol="auto") as new,
+        ):
+            poll_until(lambda: len(old.assignment()) == 2, old, what="all for one")
+            poll_until(
+                lambda: len(old.assignment()) == 1 == len(new.assignment()), *(old, new), what="two shares"
+            )
+    assert re.findall(r"joining by the (\w+) protocol", log_lines(caplog))[-1] == "classic"
+
+
+def test_consumer_is_refused_by_a_classic_group_that_may_not_change() -> None:
+    with (
+        embedded(**{"group.consumer.migration.policy": "disabled"}) as broker,
+        consumer_of(broker.bootstrap_servers, "t", group_id="g") as old,
+        consumer_of(broker.bootstrap_servers, "t", group_id="g", group_protocol="consumer") as new,
+    ):
+        poll_until(lambda: len(old.assignment()) == 2, old, what="all for one")
+        with pytest.raises(GroupError, match=r"not a consumer group.*GROUP_ID_NOT_FOUND"):
+            poll_until(lambda: False, old, new, what="the refusal")
+        assert len(old.assignment()) == 2
 
 
 # ------------------------------------------------------------ who dies

@@ -439,7 +439,7 @@ class Churn:
     def _handle(self, one: Polling, records: Any) -> None:
         if self.hangs == one.name:
             self.hangs = ""
-            time.sleep(3)
+            time.sleep(5)  # idleness is noticed within twice the interval
         one.commit()
 
     def _dawdle(self, one: Polling, partitions: list[TopicPartition]) -> None:

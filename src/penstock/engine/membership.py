@@ -31,7 +31,8 @@ from .steps import Steps, call_user
 from .user_thread import UserThread
 
 _log = logging.getLogger("penstock.consumer")
-_UNSUPPORTED_VERSION = 35
+_UNSUPPORTED_VERSION, _GROUP_ID_NOT_FOUND = 35, 69
+_PROTOCOL_REFUSED = frozenset({_UNSUPPORTED_VERSION, _GROUP_ID_NOT_FOUND})
 _NOT_OFFERED = (
     "this cluster does not offer the consumer group protocol of KIP-848 (Kafka 4.0 and later do, with group.version 1); set "
     "group.protocol to classic, or to auto to have it where it is offered"
@@ -203,15 +204,22 @@ class Membership:
         )
 
     def refused(self, error_code: int, message: str) -> None:
-        """The coordinator refuses this member for good. It may be that it only refuses the protocol: `auto` then takes the other."""
+        """The coordinator refuses this member for good. It may be that it only refuses the protocol: `auto` then takes the other.
+
+        That is so too where the group is a classic one that may not be converted: then there is no such consumer group. Source:
+        group.consumer.migration.policy; GroupMetadataManager's validateOnlineUpgrade.
+        """
         if (
-            error_code == _UNSUPPORTED_VERSION
+            error_code in _PROTOCOL_REFUSED
             and self._config["group.protocol"] == "auto"
             and self.driver is not None
             and isinstance(self.driver.machine, ConsumerMember)
             and not self._handles
         ):
-            self.pattern_at_broker = False
+            if self.pattern_at_broker:  # now it is matched here, against all topics
+                self.pattern_at_broker = self._regex_offered = False
+                self._client.interest = None
+                self._client.want_update()
             self.driver.end()
             self._become(self._classic_member())
             return
