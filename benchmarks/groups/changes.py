@@ -19,15 +19,16 @@ LATER_S = 1.0
 MARGIN_NS = 20_000_000
 
 
-def takeover(stage: Stage, client: str, variant: str, how: str) -> dict[str, float]:
+def takeover(stage: Stage, client: str, variant: str, how: str, shift: float) -> dict[str, float]:
     """One of two members is killed (`how` is "kill") or closes: ms until its partitions bring records at the other one.
 
-    `PAIRS` groups of one topic at a time, each meeting its fate at another phase of the heartbeats; the mean of them.
+    `PAIRS` groups of one topic at a time (half of them in a quick run), each meeting its fate at another phase of the heartbeats; the
+    mean of them. `shift`, from 0 to 1, tells the phases of one round from those of another.
     """
     settings = group_settings(client, variant)
     with stage.topic(TAKEOVER_PARTITIONS) as topic:
         pairs = []
-        for _ in range(PAIRS):
+        for _ in range(PAIRS // 2 if stage.quick else PAIRS):
             group = new_group()
             pairs.append([stage.host(client, topic, settings, group=group) for _ in range(2)])
         stage.ready()
@@ -39,7 +40,7 @@ def takeover(stage: Stage, client: str, variant: str, how: str) -> dict[str, flo
             taken = []
             settled_s = time.monotonic()
             for number, (goes, stays) in enumerate(pairs):
-                _wait_phase(settled_s, (number + 0.5) / PAIRS)
+                _wait_phase(settled_s, (number + shift) / len(pairs))
                 partitions = set(goes.owned[0])
                 begin_ns = goes.kill() if how == "kill" else time.monotonic_ns()
                 if how == "close":

@@ -56,7 +56,9 @@ class Row:
 
 
 def _takeover(variant: str, how: str) -> Play:
-    return lambda stage, client, number, rounds: changes.takeover(stage, client, variant, how)
+    return lambda stage, client, number, rounds: changes.takeover(
+        stage, client, variant, how, (number + 0.5) / rounds
+    )
 
 
 def _rebalance(variant: str, members: int) -> Play:

@@ -40,7 +40,7 @@ SECTIONS = {
         "what happens, protocol",
         (
             Column("all partitions flow again", "all_ms", front=True),
-            Column("the longest of four", "longest_ms"),
+            Column("the longest", "longest_ms"),
         ),
     ),
     "rebalance": Section(
