@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 
 from penstock import DevBroker, KafkaConsumer, KafkaProducer, TopicPartition
+from penstock.devbroker import Delay
 from penstock.errors import AuthorizationError, BrokerError, CommitFailedError, ConfigError, KafkaError
 from penstock.group.assignors import RangeAssignor
 
-LEAVE_GROUP, OFFSET_COMMIT, METADATA, CONSUMER_GROUP_HEARTBEAT = 13, 8, 3, 68
+JOIN_GROUP, LEAVE_GROUP, OFFSET_COMMIT, METADATA, CONSUMER_GROUP_HEARTBEAT = 11, 13, 8, 3, 68
 GROUP_AUTHORIZATION_FAILED = 30
 WAIT_S = 15.0
 
@@ -392,3 +393,21 @@ def test_close_is_silent_where_nothing_is_wrong(
     remove()
     answer.set_result(None)
     assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+def test_who_goes_while_its_first_join_is_on_its_way_holds_nobody_up(broker: DevBroker, topic: str) -> None:
+    """The coordinator gives a member id out in that answer (KIP-394), and until the session's timeout waits for its join."""
+    group, asked = f"g-{uuid.uuid4().hex[:8]}", []
+
+    def slow(request: Any, connection: Any) -> Any:
+        asked.append(request.body.member_id)
+        return Delay(0.2)
+
+    remove = broker.intercept(JOIN_GROUP, slow)
+    with consumer_of(broker, topic, group_id=group) as consumer:
+        poll_until(consumer, lambda: asked, "its join")
+        consumer.unsubscribe()
+        remove()
+        assert asked == [""]
+        consumer.subscribe([topic])  # whose join is sent behind the one before
+        poll_until(consumer, consumer.assignment, "an assignment")

@@ -18,6 +18,7 @@ from ..protocol import is_retriable
 from ..types import TopicPartition
 from . import messages as g
 from .assignors import Assignor, RebalanceProtocol, common_protocol
+from .backoff import Backoff
 from .early import EarlyHeartbeats
 from .protocol import (
     MemberSubscription,
@@ -27,13 +28,14 @@ from .protocol import (
     encode_subscription,
 )
 from .states import HEARTBEATING, TRANSITIONS, State
+from .static_place import StaticPlace
 
 _LOAD_IN_PROGRESS, _NOT_AVAILABLE, _NOT_COORDINATOR = 14, 15, 16
 _ILLEGAL_GENERATION, _UNKNOWN_MEMBER_ID, _REBALANCE_IN_PROGRESS = 22, 25, 27
 _MEMBER_ID_REQUIRED, _FENCED_INSTANCE_ID = 79, 82
 _INCONSISTENT_GROUP_PROTOCOL = 23
-_ANY = -2
 _LEAVE_TRIES = 12  # some ten seconds; close() gives up earlier if its time is over
+_MEMBER_ID_IN_MS = 1_000  # how long leaving waits for the member id that a join on its way brings
 _POLLED_FOR = frozenset(State) - {
     State.UNSUBSCRIBED,
     State.EXPIRED,
@@ -75,12 +77,10 @@ class ClassicMember:
         self._session_timeout_ms = session_timeout_ms
         self._rebalance_timeout_ms = rebalance_timeout_ms
         self._heartbeat_interval_ms = heartbeat_interval_ms
-        self._retry_backoff_ms = retry_backoff_ms
-        self._retry_backoff_max_ms = retry_backoff_max_ms
         self._assignors = tuple(assignors)
         self._cooperative = common_protocol(self._assignors) is RebalanceProtocol.COOPERATIVE
         self._rack_id = rack_id
-        self._jitter = jitter
+        self._backoff = Backoff(retry_backoff_ms, retry_backoff_max_ms, jitter)
         self._topics: tuple[str, ...] = ()
         self._members: Mapping[str, MemberSubscription] = {}  # of the generation that this member leads
         self._coordinator_known = False
@@ -91,10 +91,8 @@ class ClassicMember:
         self._target: tuple[TopicPartition, ...] = ()  # what REVOKING leads to
         self._taking: deque[frozenset[TopicPartition]] = deque()  # what callbacks that are not done take away
         self._retry_at_ms: int | None = None
-        self._failures = 0
         self._rejoin_wanted: str | None = None
-        self._asked: str | None = None  # what a join without a member id is to bring about
-        self._last_generation_id = -1
+        self._place = StaticPlace()
         self._leave_tries = 0
         self._skip_assignment = False
         self._poll_expired = False  # while a join or sync is in flight: seen to when its answer is here
@@ -153,9 +151,12 @@ class ClassicMember:
         elif self.state is State.FINDING:
             self._back_off(now_ms)
         elif self._heartbeats_flow():
-            self._retry_at_ms = now_ms + self._backoff_ms()
+            self._retry_at_ms = now_ms + self._backoff.next_ms()
 
     def _on_join(self, event: g.JoinAnswered, now_ms: int) -> None:
+        if self.state is State.LEAVING and not self.member_id:
+            self._leave_as(event.member_id if event.error_code in (0, _MEMBER_ID_REQUIRED) else "")
+            return
         if self.state is not State.JOINING:
             return
         code = event.error_code
@@ -172,7 +173,7 @@ class ClassicMember:
             self._join_failed(code, "joining", now_ms)
 
     def _joined(self, event: g.JoinAnswered, now_ms: int) -> None:
-        self._failures = 0
+        self._backoff.reset()
         # A static member keeps its place when a generation is formed without it: what it owned then is another's by now. Who leads is
         # said by classic coordinators; in a group that migrates (KIP-848) epochs skip, and the coordinator knows what each owns.
         missed = event.leader_id != "" and 0 <= self.generation_id < event.generation_id - 1
@@ -183,11 +184,8 @@ class ClassicMember:
             if not self._expire_late(now_ms):
                 self._lose(now_ms)
             return
-        asked, self._asked = self._asked, None
-        if self._last_generation_id in (event.generation_id, _ANY) and self._rejoin_wanted is None:
-            # A static member was given its own place back without a rebalance (KIP-345): what was to be rebalanced for still is.
-            self._rejoin_wanted = asked
-        self._last_generation_id = event.generation_id
+        still_wanted = self._place.joined(event.generation_id)
+        self._rejoin_wanted = self._rejoin_wanted or still_wanted
         self.protocol_name = event.protocol_name
         self.is_leader = event.leader_id == event.member_id
         if self._expire_late(now_ms):
@@ -308,7 +306,7 @@ class ClassicMember:
             return
         code = event.error_code
         if code in (0, _REBALANCE_IN_PROGRESS):
-            self._failures = 0
+            self._backoff.reset()
             if code and self.state is not State.PREPARING:
                 self._rejoin_wanted = "the group rebalances"
         elif code in (_ILLEGAL_GENERATION, _UNKNOWN_MEMBER_ID):
@@ -326,6 +324,8 @@ class ClassicMember:
                 # No good answer for a while: this coordinator may be gone. The partitions stay: a new coordinator starts the
                 # session anew, and says so itself if this member is no longer one.
                 self._lose_coordinator(now_ms)
+        elif self.state is State.LEAVING and not self.member_id:
+            self._leave_as("")
         elif event.kind is g.RequestKind.LEAVE:
             self._on_leave(g.LeaveAnswered(_NOT_COORDINATOR), now_ms)
         elif self.state is (State.JOINING if event.kind is g.RequestKind.JOIN else State.SYNCING):
@@ -400,10 +400,17 @@ class ClassicMember:
         self.assignment = ()
         self._taking.clear()
         self._poll_expired = False
-        self._rejoin_wanted = self._asked = None
+        self._rejoin_wanted = None
+        self._place.left()
         self._retry_at_ms = None
         leaves = self.group_instance_id is None if event.leave_group is None else event.leave_group
-        if self.state is State.UNSUBSCRIBED or not self.member_id or not leaves:
+        if leaves and not self.member_id and self.state is State.JOINING:
+            # The answer is to bring a member id, for whose join the coordinator would wait until the session's timeout (KIP-394). Brokers
+            # without that hold the answer until all have joined: they are not waited for.
+            self._leave_tries = _LEAVE_TRIES
+            self._go(State.LEAVING)
+            self._retry_at_ms = now_ms + _MEMBER_ID_IN_MS
+        elif self.state is State.UNSUBSCRIBED or not self.member_id or not leaves:
             self._end()
         else:
             self._leave_tries = _LEAVE_TRIES
@@ -412,6 +419,15 @@ class ClassicMember:
                 self._send_leave("the consumer closes or unsubscribes")
             else:
                 self._find()
+
+    def _leave_as(self, member_id: str) -> None:
+        """The join that was on its way is answered; empty: it has made no member."""
+        self._retry_at_ms = None
+        if member_id:
+            self.member_id = member_id
+            self._send_leave("the consumer closes or unsubscribes")
+        else:
+            self._end()
 
     def _send_leave(self, reason: str) -> None:
         self._leave_tries -= 1
@@ -426,7 +442,7 @@ class ClassicMember:
         ):
             # Until the others notice that a coordinator is gone they name it again; tries one upon the other would be over by then.
             self._coordinator_known = False
-            self._retry_at_ms = now_ms + self._backoff_ms()
+            self._retry_at_ms = now_ms + self._backoff.next_ms()
         else:
             self._end()
 
@@ -439,6 +455,8 @@ class ClassicMember:
             self._retry_at_ms = None
             if self.state is State.BACKING_OFF:
                 self._join(now_ms)
+            elif self.state is State.LEAVING and not self.member_id:
+                self._end()
             elif not self._coordinator_known and (self._heartbeats_flow() or self.state is State.LEAVING):
                 self._find()
 
@@ -467,8 +485,7 @@ class ClassicMember:
             return
         self._go(State.JOINING)
         reason = self._rejoin_wanted or "the member joins"
-        if not self.member_id:
-            self._asked = self._rejoin_wanted or self._asked
+        self._place.joins(self.member_id, self._rejoin_wanted)
         self._rejoin_wanted = None
         self._out.append(
             g.SendJoin(
@@ -523,14 +540,9 @@ class ClassicMember:
         if rest := tuple(tp for tp in self.assignment if tp not in taken):
             self._taking.append(frozenset(rest))
             self._out += [g.StopFetching(rest), g.CallLost(rest)]
-        if (
-            self._cooperative
-            and self.group_instance_id is not None
-            and not self.member_id
-            and self.assignment
-        ):
-            # It said it owned this; a leader may be keeping it for this member, which is given its place back and will not know.
-            self._asked, self._last_generation_id = "others may be kept from what it lost", _ANY
+        static = self.group_instance_id is not None
+        if self._cooperative and static and not self.member_id and self.assignment:
+            self._place.lost()
 
     def _join_anew(self, now_ms: int) -> None:
         """The coordinator does not know this member: after a backoff, unless a callback comes between."""
@@ -558,7 +570,7 @@ class ClassicMember:
         """Search anew after a backoff, for the others may name the one that is gone until they have noticed it themselves."""
         self._coordinator_known = False
         if not self._finding:
-            self._retry_at_ms = now_ms + self._backoff_ms()
+            self._retry_at_ms = now_ms + self._backoff.next_ms()
 
     def _find(self) -> None:
         if not self._finding:
@@ -569,12 +581,7 @@ class ClassicMember:
         if self._expire_late(now_ms):
             return
         self._go(State.BACKING_OFF)
-        self._retry_at_ms = now_ms + self._backoff_ms()
-
-    def _backoff_ms(self) -> int:
-        delay = min(self._retry_backoff_max_ms, self._retry_backoff_ms * 2 ** min(self._failures, 20))
-        self._failures += 1
-        return max(1, int(delay * (0.8 + 0.4 * self._jitter())))
+        self._retry_at_ms = now_ms + self._backoff.next_ms()
 
     def _end(self) -> None:
         self._forget_membership()

@@ -68,7 +68,8 @@ class State(Enum):
         "there were any, were lost before. The next poll joins."
     )
     LEAVING = (
-        "LeaveGroup is in flight, or the coordinator that is to have it is being found; a bounded number of tries. No heartbeats, no "
+        "LeaveGroup is in flight, or the coordinator that is to have it is being found, or the join is still to be answered that brings the "
+        "member id to leave with; a bounded number of tries. No heartbeats, no "
         "callbacks: the listener was called before. A static member never comes here: it keeps its place (KIP-345)."
     )
     FAILED = (
@@ -143,7 +144,8 @@ TRANSITIONS: Final[dict[State, Ways]] = {
         Leave: frozenset({_S.UNSUBSCRIBED}),
     },  # the coordinator was told already
     _S.LEAVING: {
-        event: frozenset({_S.UNSUBSCRIBED}) for event in (LeaveAnswered, RequestFailed, CoordinatorLost)
+        event: frozenset({_S.UNSUBSCRIBED})
+        for event in (LeaveAnswered, JoinAnswered, RequestFailed, CoordinatorLost, Tick)
     },
     _S.FAILED: {PollProgress: _JOIN, **_LEAVE},
     _S.FENCED: {**_LEAVE},

@@ -607,10 +607,33 @@ def test_leaving_without_a_coordinator_ends() -> None:
 
 
 def test_who_is_no_member_need_not_leave() -> None:
-    for walk in (Walk(), Walk().joining(), Walk(instance="i").stable()):
+    for walk in (Walk(), Walk(instance="i").stable()):
         walk.feed(g.Leave())
         walk.only(g.Left)
         assert walk.state is State.UNSUBSCRIBED
+
+
+def test_a_member_id_that_is_on_its_way_is_given_back() -> None:
+    """Else the coordinator would wait for its join until the session's timeout, and all others with it (KIP-394)."""
+    walk = Walk().joining()
+    walk.feed(g.Leave())
+    assert walk.said == []
+    walk.feed(g.JoinAnswered(MEMBER_ID_REQUIRED, -1, "", "", "me", ()))
+    assert walk.only(g.SendLeave).member_id == "me"
+    walk.feed(g.LeaveAnswered(0))
+    walk.only(g.Left)
+
+
+def test_leaving_waits_for_a_member_id_for_a_second() -> None:
+    walk = Walk().joining()
+    walk.feed(g.Leave())
+    walk.wait(1_000)
+    walk.only(g.Left)
+    assert walk.state is State.UNSUBSCRIBED
+    failed = Walk().joining()
+    failed.feed(g.Leave())
+    failed.feed(g.RequestFailed(g.RequestKind.JOIN, "lost"))
+    failed.only(g.Left)
 
 
 def test_late_news_does_not_move_a_member_that_has_left() -> None:
