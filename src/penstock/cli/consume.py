@@ -91,12 +91,11 @@ def consume(
     place = _place(start, group, partition)
     from ..consumer import KafkaConsumer
 
-    reset = "latest" if place.kind is StartKind.END else "earliest"
     config = client_config(
         bootstrap_servers,
         extra,
         enable_auto_commit=False,
-        auto_offset_reset=reset,
+        auto_offset_reset="latest" if place.kind is StartKind.END else "earliest",
         allow_auto_create_topics=False,
     )
     if group is not None:

@@ -68,9 +68,9 @@ class State(Enum):
         "there were any, were lost before. The next poll joins."
     )
     LEAVING = (
-        "LeaveGroup is in flight, or the coordinator that is to have it is being found, or the join is still to be answered that brings the "
-        "member id to leave with; a bounded number of tries. No heartbeats, no "
-        "callbacks: the listener was called before. A static member never comes here: it keeps its place (KIP-345)."
+        "LeaveGroup is in flight, or the coordinator that is to have it is being found, or the join is still to be answered that brings "
+        "the member id to leave with; a bounded number of tries. No heartbeats, no callbacks: the listener was called before. A static "
+        "member never comes here: it keeps its place (KIP-345)."
     )
     FAILED = (
         "The coordinator refuses this member in a way that no retry mends; poll() raises it, and on_partitions_lost runs if partitions "
