@@ -17,18 +17,13 @@ from ..errors import ProtocolError
 from ..protocol import is_retriable
 from ..types import TopicPartition
 from . import messages as g
-from .assignors import Assignor, RebalanceProtocol, common_protocol
+from .assignors import Assignor
 from .backoff import Backoff
 from .early import EarlyHeartbeats
-from .protocol import (
-    MemberSubscription,
-    decode_assignment,
-    decode_subscription,
-    encode_assignment,
-    encode_subscription,
-)
+from .protocol import decode_assignment
 from .states import HEARTBEATING, TRANSITIONS, State
 from .static_place import StaticPlace
+from .strategy import Strategy
 
 _LOAD_IN_PROGRESS, _NOT_AVAILABLE, _NOT_COORDINATOR = 14, 15, 16
 _ILLEGAL_GENERATION, _UNKNOWN_MEMBER_ID, _REBALANCE_IN_PROGRESS = 22, 25, 27
@@ -77,12 +72,9 @@ class ClassicMember:
         self._session_timeout_ms = session_timeout_ms
         self._rebalance_timeout_ms = rebalance_timeout_ms
         self._heartbeat_interval_ms = heartbeat_interval_ms
-        self._assignors = tuple(assignors)
-        self._cooperative = common_protocol(self._assignors) is RebalanceProtocol.COOPERATIVE
-        self._rack_id = rack_id
+        self._strategy = Strategy(assignors, rack_id)
         self._backoff = Backoff(retry_backoff_ms, retry_backoff_max_ms, jitter)
         self._topics: tuple[str, ...] = ()
-        self._members: Mapping[str, MemberSubscription] = {}  # of the generation that this member leads
         self._coordinator_known = False
         self._finding = False
         self._beating: tuple[int, str] | None = None  # whom heartbeats are for: generation, member id
@@ -94,7 +86,6 @@ class ClassicMember:
         self._rejoin_wanted: str | None = None
         self._place = StaticPlace()
         self._leave_tries = 0
-        self._skip_assignment = False
         self._poll_expired = False  # while a join or sync is in flight: seen to when its answer is here
         self._cause: type = g.Tick
         self._out: list[g.Effect] = []
@@ -193,43 +184,21 @@ class ClassicMember:
         if not self.is_leader:
             self._sync(())
             return
-        # With skip_assignment (a static leader is back, KIP-814) the coordinator keeps the assignment that it has. The counts are
-        # still asked for, since it is this member that has to see them change.
-        self._skip_assignment = event.skip_assignment
         try:
-            self._members = {
-                m.member_id: decode_subscription(m.metadata, m.group_instance_id) for m in event.members
-            }
+            topics = self._strategy.lead(event)
         except ProtocolError as error:
             self._fail(_INCONSISTENT_GROUP_PROTOCOL, f"leading group {self.group_id!r}: {error}")
             return
         self._go(State.COUNTING)
-        topics = {topic for subscription in self._members.values() for topic in subscription.topics}
-        self._out.append(g.NeedPartitionCounts(tuple(sorted(topics))))
+        self._out.append(g.NeedPartitionCounts(topics))
 
     def _on_counts(self, event: g.PartitionCounts, now_ms: int) -> None:
         if self.state is not State.COUNTING or self._expire_late(now_ms):
             return
-        assignor = self._assignor()
-        if assignor is None:
-            self._fail(
-                _INCONSISTENT_GROUP_PROTOCOL,
-                f"group {self.group_id!r} chose the assignor {self.protocol_name!r}, which this member did not offer",
-            )
-            return
-        members, self._members = self._members, {}
         try:
-            assignment = {} if self._skip_assignment else assignor.assign(members, event.counts, event.racks)
-        except Exception as error:  # the user may have written it; all members wait for the outcome
-            told = f"leading group {self.group_id!r}: the assignor {assignor.name!r} raised {error!r}; mend it, or use another"
-            self._fail(_INCONSISTENT_GROUP_PROTOCOL, told)
-            return
-        self._sync(
-            tuple((member, encode_assignment(partitions)) for member, partitions in assignment.items())
-        )
-
-    def _assignor(self) -> Assignor | None:
-        return next((a for a in self._assignors if a.name == self.protocol_name), None)
+            self._sync(self._strategy.divide(self.protocol_name, event))
+        except ProtocolError as error:
+            self._fail(_INCONSISTENT_GROUP_PROTOCOL, f"leading group {self.group_id!r}: {error}")
 
     def _sync(self, assignments: tuple[tuple[str, bytes], ...]) -> None:
         self._go(State.SYNCING)
@@ -273,10 +242,9 @@ class ClassicMember:
             self._rejoin_wanted = "the assignment has topics that this member does not subscribe to"
             self._back_off(now_ms)
             return
-        if (assignor := self._assignor()) is not None:
-            assignor.on_assignment(assignment, self.generation_id)
+        self._strategy.took(self.protocol_name, assignment, self.generation_id)
         self._target = assignment
-        if self._cooperative:
+        if self._strategy.cooperative:
             self._early.begin(now_ms, self._heartbeat_interval_ms, self._heartbeat_interval_ms)
         kept = frozenset(assignment)
         if revoked := tuple(tp for tp in self.assignment if tp not in kept):
@@ -382,7 +350,7 @@ class ClassicMember:
         """Leave; the next poll joins again, after it has heard of what is lost."""
         self._leave_expired()
         self._retry_at_ms = None
-        self._members = {}
+        self._strategy.forget()
         if self.assignment:
             self._lose(now_ms)
         else:
@@ -493,26 +461,14 @@ class ClassicMember:
                 self._rebalance_timeout_ms,
                 self.member_id,
                 self.group_instance_id,
-                tuple((a.name, self._metadata(a)) for a in self._assignors),
+                self._strategy.offers(self._topics, self.assignment, self.generation_id),
                 reason,
-            )
-        )
-
-    def _metadata(self, assignor: Assignor) -> bytes:
-        """What is owned while joining is said only cooperatively; the generation tells sticky assignors how old a claim is (KIP-792)."""
-        return encode_subscription(
-            MemberSubscription(
-                self._topics,
-                owned_partitions=self.assignment if self._cooperative else (),
-                user_data=assignor.user_data(self._topics),
-                generation_id=self.generation_id,
-                rack_id=self._rack_id,
             )
         )
 
     def _begin_rejoin(self, now_ms: int) -> None:
         going = self.assignment
-        if self._cooperative:
+        if self._strategy.cooperative:
             going = tuple(tp for tp in going if tp.topic not in self._topics)
         if going:
             self._revoke(going, State.PREPARING)
@@ -541,7 +497,7 @@ class ClassicMember:
             self._taking.append(frozenset(rest))
             self._out += [g.StopFetching(rest), g.CallLost(rest)]
         static = self.group_instance_id is not None
-        if self._cooperative and static and not self.member_id and self.assignment:
+        if self._strategy.cooperative and static and not self.member_id and self.assignment:
             self._place.lost()
 
     def _join_anew(self, now_ms: int) -> None:
@@ -557,7 +513,7 @@ class ClassicMember:
         self._target = ()
         self._retry_at_ms = None
         self._poll_expired = False
-        self._members = {}
+        self._strategy.forget()
         self._go(State.FENCED if code == _FENCED_INSTANCE_ID else State.FAILED)
         self._out.append(g.Raise(code, message))
 

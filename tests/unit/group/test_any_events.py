@@ -62,7 +62,7 @@ Steps = list[tuple[g.Event | None, int]]
 def expected(machine: ClassicMember, generation: int) -> g.Event:
     """What would come next if all went well."""
     mine = encode_assignment([TopicPartition("t", p) for p in range(generation % 3)])
-    protocol = machine._assignors[0].name
+    protocol = "cooperative" if machine._strategy.cooperative else "range"
     me = g.JoinedMember("me", machine.group_instance_id, encode_subscription(MemberSubscription(("t",))))
     leader = "me" if generation % 2 else "a"
     return {
