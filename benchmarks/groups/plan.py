@@ -14,7 +14,7 @@ from benchmarks.groups import changes, costs
 from benchmarks.groups.stage import CLIENTS, VARIANTS, Stage, StageError
 from benchmarks.topics import SPECS, fill
 
-QUICK_TAKEOVERS = {("kill", "range"), ("close", "range"), ("close", "consumer")}
+QUICK_TAKEOVERS = {("kill", "range"), ("close", "consumer")}
 ASYNC = ("penstock-defaults", "penstock-async", "aiokafka")
 
 Play = Callable[[Stage, str, int, int], dict[str, float]]

@@ -131,7 +131,7 @@ def _number(value: float | None, unit: float) -> str:
     if value is None:
         return "-"
     value *= unit
-    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
 
 
 def print_tables(rows: Sequence[Row]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Coroutine, Mapping
@@ -112,11 +113,15 @@ async def _rest(client: ClusterClient, backoff: Backoff, queries: Mapping[TopicP
     """Before these are asked again: fresh metadata, at once where it names a leader for one that had none, else after a backoff."""
     had_none = [tp for tp in queries if client.snapshot.leader(*tp)[0] < 0]
     client.want_update()
-    if len(had_none) == len(queries):
-        await client.updated()  # nothing can be asked: wait for news, not for a clock
-        if any(client.snapshot.leader(*tp)[0] >= 0 for tp in had_none):
-            return
-    await asyncio.sleep(backoff.next_ms() / 1000)
+    if len(had_none) < len(queries):
+        await asyncio.sleep(backoff.next_ms() / 1000)
+        return
+    await client.updated()  # nothing can be asked: wait for news, not for a clock
+    with contextlib.suppress(TimeoutError):
+        # The first answer to a client that has just been made was asked for before it had topics; the next is close behind.
+        async with asyncio.timeout(backoff.next_ms() / 1000):
+            while all(client.snapshot.leader(*tp)[0] < 0 for tp in had_none):
+                await client.updated()
 
 
 async def _ask(
