@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.kafka import RealKafka
+from tests.support.polling import PROTOCOLS
 from tests.support.stepwise import Actor
 from tests.support.workload import SOAK_SECONDS
 
@@ -74,7 +75,7 @@ def group_of(
         yield make
 
 
-@pytest.mark.parametrize("protocol", ["range", "cooperative-sticky", "consumer"])
+@pytest.mark.parametrize("protocol", PROTOCOLS if SOAK_SECONDS else ["cooperative-sticky", "consumer"])
 def test_17_gil_hog(group_of: Callable[[str, str], Group], protocol: str) -> None:
     """Two groups at once, one member of each holds its GIL. In one nothing else happens, and nothing changes: neither member id nor
     generation, nor does anyone hear of a rebalance. The other gains a member meanwhile, and goes on with all three."""
