@@ -15,7 +15,7 @@ from ..group import messages as g
 from ..group.classic import ClassicMember
 from ..group.consumer import ConsumerMember
 from ..metrics import ConsumerMetrics
-from ..protocol import Api
+from ..protocol import Api, prepare
 from ..types import TopicPartition
 from . import classic_requests, consumer_requests
 from .client import ClusterClient
@@ -24,6 +24,7 @@ from .coordinator import GroupCoordinator, MemberIdentity
 from .heartbeats import Heartbeats
 
 _log = logging.getLogger("penstock.engine.group")
+_PREPARE_AFTER_S = 0.25
 
 
 class GroupHost(Protocol):
@@ -83,6 +84,7 @@ class GroupDriver:
         self._timer: asyncio.TimerHandle | None = None
         self._poll_watch: asyncio.TimerHandle | None = None
         self._commit_before_revoke = False
+        self._prepared = False
         self._callbacks_out = 0  # handed to the user's thread and not done
         self._poll_expired = False
         self._found_before = False
@@ -298,9 +300,25 @@ class GroupDriver:
             self._callbacks_out -= 1
             if isinstance(event, g.AssignmentDone):
                 self._measurements.rebalance_finished(self._now_ms())
+                self._prepare()
             self.feed(event)
 
         return done
+
+    def _prepare(self) -> None:
+        """Once, when the first assignment is there and nothing presses: what the next rebalance will send, in the middle of which the
+        milliseconds that its codecs take to build would be felt by the whole group."""
+        if not self._prepared:
+            self._prepared = True
+            loop = self._client.engine.loop
+            for number, api in enumerate((Api.OFFSET_COMMIT, Api.LEAVE_GROUP)):
+                loop.call_later(_PREPARE_AFTER_S * (number + 1), self._prepare_one, api)
+
+    def _prepare_one(self, api: Api) -> None:
+        node_id = self._coordinator.node_id
+        connection = None if node_id is None else self._client.opened(node_id)
+        if connection is not None and connection.versions is not None and connection.versions.offers(api):
+            prepare(api, connection.versions.pick(api))
 
     def _do_NeedPartitionCounts(self, effect: g.NeedPartitionCounts) -> None:
         self._client.engine.spawn(self._count_partitions(tuple(effect.topics)), "group: partition counts")

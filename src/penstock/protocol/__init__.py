@@ -6,7 +6,7 @@ Source: https://kafka.apache.org/protocol
 
 from .apis import Api, BrokerVersions
 from .error_codes import error_for, error_name, is_retriable
-from .messages import decode_response, encode_answer, encode_request, make, read_api_versions
+from .messages import decode_response, encode_answer, encode_request, make, prepare, read_api_versions
 
 __all__ = [
     "Api",
@@ -18,5 +18,6 @@ __all__ = [
     "error_name",
     "is_retriable",
     "make",
+    "prepare",
     "read_api_versions",
 ]

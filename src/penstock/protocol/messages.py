@@ -76,6 +76,26 @@ def decode_response(api: Api, version: int, frame: bytes) -> Any:
     return response
 
 
+def prepare(api: Api, version: int) -> None:
+    """Build what encodes and decodes this version now, some milliseconds, rather than when it is needed first."""
+    request, response = _request_type(api, version), _response_type(api, version)
+    entity_writer(request)
+    entity_reader(response)
+    for cls in _with_nested(request):
+        _plan(cls)
+        _required(cls)
+
+
+def _with_nested(cls: Any) -> list[Any]:
+    hints = typing.get_type_hints(cls)
+    found = [cls]
+    for field in dataclasses.fields(cls):
+        nested = _nested_type(hints[field.name])
+        if nested is not None:
+            found += _with_nested(nested)
+    return found
+
+
 def read_api_versions(version: int, frame: bytes) -> tuple[int, list[tuple[int, int, int]]]:
     """(error code, [(api key, lowest, highest)]) of an ApiVersions response.
 

@@ -21,6 +21,7 @@ from penstock.protocol import (
     error_name,
     is_retriable,
     make,
+    prepare,
     read_api_versions,
 )
 from penstock.protocol.apis import SPOKEN
@@ -88,6 +89,13 @@ def test_every_spoken_version_can_be_built_and_reads_back_as_it_was(api: Api, ve
 def test_every_version_named_as_spoken_exists(api: Api) -> None:
     for version in range(SPOKEN[api][0], SPOKEN[api][1] + 1):
         assert load_entity_schema(api_key_map[int(api)], version, EntityType.request)
+
+
+@pytest.mark.parametrize("api", list(FIELDS))
+def test_what_was_prepared_is_built_as_ever(api: Api) -> None:
+    version = SPOKEN[api][1]
+    prepare(api, version)
+    assert make(api, version, **FIELDS[api]) == make(api, version, **FIELDS[api])
 
 
 def test_a_field_of_another_version_is_left_out_and_a_misspelt_one_is_a_mistake() -> None:
