@@ -61,6 +61,7 @@ class Membership:
         self.driver: GroupDriver | None = None
         self.listener: object | None = None
         self.polled = False
+        self._leaving = False  # between the user's close() or unsubscribe() and the leave; written by both, one after the other
         self._assignors = assignors_for(config["partition.assignment.strategy"])
         self.pattern: str | None = (
             None  # subscribed to by pattern, given as text: the coordinator may match it (KIP-848)
@@ -258,6 +259,7 @@ class Membership:
 
     def give_back(self, timeout_ms: Callable[[], float], leave_group: bool | None = None) -> Steps[None]:
         """In the user's thread: give the group's partitions back, in order: commit, listener, leave."""
+        self._leaving = True  # a revocation that waited for this is no reason to join once more
         yield from self._commits.auto_commit("the commit on close", timeout_ms())
         yield from self._commits.settle(timeout_ms())
         failed = yield from self._user.run_all_callbacks()
@@ -273,6 +275,7 @@ class Membership:
 
     async def _leave(self, timeout_ms: float, leave_group: bool | None) -> None:
         self._stop_choosing()
+        self._leaving = False
         if self.driver is None:
             return
         driver, self.driver = self.driver, None
@@ -366,7 +369,8 @@ class Membership:
         """After this poll() returns nothing of these partitions."""
         if self.driver is driver:
             self._positions.drop(list(partitions))
-            done()
+            if not self._leaving:
+                done()
 
     def take_assignment(self, partitions: Sequence[TopicPartition]) -> None:
         """Read these and no others; what is read already goes on where it is."""
