@@ -62,7 +62,7 @@ async def each_offset(
         while to_ask or under_way:
             for tp in [tp for tp in to_ask if not _may_exist(client, tp)]:
                 del to_ask[tp]
-                yield tp, _no_such_partition(client, tp)
+                yield tp, no_such_partition(client, tp)
             for node_id, part in _by_leader(client, to_ask).items():
                 start(
                     _ask(client, node_id, part, isolation_level)
@@ -104,9 +104,10 @@ def _may_exist(client: ClusterClient, tp: TopicPartition) -> bool:
     return topic is None or not topic.partitions or tp.partition in topic.partitions
 
 
-def _no_such_partition(client: ClusterClient, tp: TopicPartition) -> KafkaError:
+def no_such_partition(client: ClusterClient, tp: TopicPartition) -> KafkaError:
+    """What poll() and ListOffsets say of a partition that its topic, which is known, does not have."""
     count = len(client.snapshot.topics[tp.topic].partitions)
-    return error_for(3, f"{tp}: the topic has {count} partitions, 0 to {count - 1}")
+    return error_for(3, f"{tp} does not exist: topic {tp.topic!r} has {count} partitions, 0 to {count - 1}")
 
 
 async def _rest(client: ClusterClient, backoff: Backoff, queries: Mapping[TopicPartition, int]) -> None:

@@ -33,7 +33,7 @@ from .client import ClusterClient
 from .coordinator import GroupCoordinator
 from .fetching import FetchDriver
 from .leader_epochs import LeaderEpochs, Place
-from .list_offsets import Answer, each_offset
+from .list_offsets import Answer, each_offset, no_such_partition
 
 _log = logging.getLogger("penstock.consumer")
 
@@ -251,9 +251,7 @@ class Positions:
         """poll() raises for an assigned partition that its topic does not have."""
         for tp, handle in self.fetching.handles.items():
             if not self._exists(tp):
-                count = len(self._client.snapshot.topics[tp.topic].partitions)
-                what = f"{tp} does not exist: topic {tp.topic!r} has {count} partitions, 0 to {count - 1}"
-                self._fetcher.fail(handle, error_for(3, what))
+                self._fetcher.fail(handle, no_such_partition(self._client, tp))
 
     # ------------------------------------------------------------ what fetching finds
 
