@@ -21,7 +21,7 @@ from . import classic_requests, consumer_requests
 from .client import ClusterClient
 from .connection import DisconnectedError
 from .coordinator import GroupCoordinator, MemberIdentity
-from .heartbeats import Heartbeats
+from .heartbeats import Heartbeats, Repeated
 
 _log = logging.getLogger("penstock.engine.group")
 _PREPARE_AFTER_S = 0.25
@@ -196,16 +196,14 @@ class GroupDriver:
     def _do_KeepHeartbeating(self, effect: g.KeepHeartbeating) -> None:
         self._beating_for = effect.generation_id
         request = classic_requests.heartbeat(self._coordinator.group_id, effect)
-        self.heartbeats.repeat(Api.HEARTBEAT, effect.interval_ms, request, {}, at_once=effect.at_once)
+        self.heartbeats.repeat(Repeated(Api.HEARTBEAT, effect.interval_ms, request, {}, effect.at_once))
 
     def _do_SendConsumerHeartbeat(self, effect: c.SendConsumerHeartbeat) -> None:
         self._exchange(g.RequestKind.HEARTBEAT, consumer_requests.heartbeat(self._coordinator, effect))
 
     def _do_RepeatHeartbeat(self, effect: c.RepeatHeartbeat) -> None:
         request, answer = consumer_requests.repeated_heartbeat(self._coordinator.group_id, effect)
-        self.heartbeats.repeat(
-            Api.CONSUMER_GROUP_HEARTBEAT, effect.interval_ms, request, answer, at_once=False
-        )
+        self.heartbeats.repeat(Repeated(Api.CONSUMER_GROUP_HEARTBEAT, effect.interval_ms, request, answer))
 
     def _do_StopHeartbeats(self, effect: g.StopHeartbeats) -> None:
         self.heartbeats.stop()
@@ -247,8 +245,8 @@ class GroupDriver:
         names = {t.topic_id: t.name for t in topics if t.topic_id in self._unresolved}
         if names:
             self._client.add_interest(names.values())
-            done = self._unresolved <= names.keys()
-            self._unresolved = self._unresolved - names.keys() if not done else frozenset()
+            self._unresolved -= names.keys()
+            done = not self._unresolved
             self.feed(c.TopicNames(names))
             return done
         return False
@@ -379,7 +377,7 @@ class GroupDriver:
         if self._poll_watch is not None:
             self._poll_watch.cancel()
         self._poll_watch = self._client.engine.loop.call_later(
-            max(left_ms, 0) / 1000 + 0.01 if left_ms >= 0 else self._max_poll_interval_ms / 1000,
+            left_ms / 1000 + 0.01 if left_ms >= 0 else self._max_poll_interval_ms / 1000,
             self._watch_polls,
         )
         if left_ms < 0 and not self._poll_expired:

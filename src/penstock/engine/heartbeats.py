@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from .._native import EVENT_HEARTBEATS_STOPPED, Fetcher
@@ -17,6 +18,18 @@ from .connection import BrokerConnection
 from .coordinator import GroupCoordinator
 
 _log = logging.getLogger("penstock.engine.group")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Repeated:
+    """A request to repeat; `answer` is what a plain yes has beside the protocol's defaults. `at_once`: the first does not wait for an
+    interval. Each equals itself alone: a later one with the same fields takes its place all the same."""
+
+    api: Api
+    interval_ms: int
+    request: dict[str, Any]
+    answer: dict[str, Any]
+    at_once: bool = False
 
 
 class Heartbeats:
@@ -47,26 +60,22 @@ class Heartbeats:
         self._answered = answered
         self._failed = failed
         self._idle = idle
-        self._wanted: object | None = None
+        self._wanted: Repeated | None = None
         self._connection: BrokerConnection | None = None
         self._api = Api.HEARTBEAT
         self._version = 0
         self._generation = 0
         self._watched: set[int] = set()
 
-    def repeat(
-        self, api: Api, interval_ms: int, request: dict[str, Any], answer: dict[str, Any], *, at_once: bool
-    ) -> None:
-        """Repeat this request, in place of the one before; `answer` is what a plain yes has beside the protocol's defaults."""
-        wanted = self._wanted = object()
+    def repeat(self, wanted: Repeated) -> None:
+        """Repeat this request, in place of the one before."""
+        self._wanted = wanted
         node_id = self._coordinator.node_id
         opened = None if node_id is None else self._client.opened(node_id, COORDINATOR)
         if opened is not None:  # at once: what is sent behind this is sent behind it
-            self._start(opened, api, interval_ms, request, answer, at_once)
+            self._start(opened, wanted)
         else:
-            self._client.engine.spawn(
-                self._open(wanted, api, interval_ms, request, answer, at_once), "group: heartbeats"
-            )
+            self._client.engine.spawn(self._open(wanted), "group: heartbeats")
 
     def stop(self) -> None:
         """No more, from here on: what the caller sends next is not sent behind a heartbeat."""
@@ -84,15 +93,7 @@ class Heartbeats:
 
     # ------------------------------------------------------------ inside
 
-    async def _open(
-        self,
-        wanted: object,
-        api: Api,
-        interval_ms: int,
-        request: dict[str, Any],
-        answer: dict[str, Any],
-        at_once: bool,
-    ) -> None:
+    async def _open(self, wanted: Repeated) -> None:
         try:
             node_id = await self._coordinator.find()
             connection = await self._client.connection(node_id, COORDINATOR)
@@ -102,36 +103,28 @@ class Heartbeats:
                 self._failed(str(error))
             return
         if self._wanted is wanted:
-            self._start(connection, api, interval_ms, request, answer, at_once)
+            self._start(connection, wanted)
 
-    def _start(
-        self,
-        connection: BrokerConnection,
-        api: Api,
-        interval_ms: int,
-        request: dict[str, Any],
-        answer: dict[str, Any],
-        at_once: bool,
-    ) -> None:
+    def _start(self, connection: BrokerConnection, wanted: Repeated) -> None:
         if connection.id not in self._watched:
             self._watched.add(connection.id)
             connection.on_closed.append(self._on_closed)
             connection.on_heartbeat = self._on_event
-        version, frame = connection.encode(api, **request)
-        epoch_at = _member_epoch_at(connection, api, request) if api is Api.CONSUMER_GROUP_HEARTBEAT else -1
-        throttled = api is Api.CONSUMER_GROUP_HEARTBEAT or version >= 1
-        plain = encode_answer(api, version, **answer)
+        api = wanted.api
+        has_epoch = api is Api.CONSUMER_GROUP_HEARTBEAT
+        version, frame = connection.encode(api, **wanted.request)
+        throttled = has_epoch or version >= 1
         self._connection, self._api, self._version = connection, api, version
         self._generation = connection.native.start_heartbeats(
             frame,
-            interval_ms=interval_ms,
+            interval_ms=wanted.interval_ms,
             answer_timeout_ms=self._answer_timeout_ms,
-            plain_answer=plain,
+            plain_answer=encode_answer(api, version, **wanted.answer),
             fetcher=self._fetcher,
             max_idle_ms=self._max_idle_ms,
-            member_epoch_at=epoch_at,
+            member_epoch_at=_member_epoch_at(connection, wanted, frame) if has_epoch else -1,
             throttle_at=(1 if _flexible(api, version) else 0) if throttled else -1,
-            first_in_ms=0 if at_once else interval_ms,
+            first_in_ms=0 if wanted.at_once else wanted.interval_ms,
         )
 
     def _on_event(self, kind: int, generation: int, payload: Any) -> None:
@@ -156,8 +149,8 @@ def _flexible(api: Api, version: int) -> bool:
     return api is Api.CONSUMER_GROUP_HEARTBEAT or version >= 4
 
 
-def _member_epoch_at(connection: BrokerConnection, api: Api, request: dict[str, Any]) -> int:
-    """Where the member epoch stands in the frame: where two frames that differ in nothing else first differ."""
-    _, zero = connection.encode(api, **{**request, "member_epoch": 0})
-    _, all_ones = connection.encode(api, **{**request, "member_epoch": -1})
-    return next(place for place, (one, other) in enumerate(zip(zero, all_ones, strict=True)) if one != other)
+def _member_epoch_at(connection: BrokerConnection, wanted: Repeated, frame: bytes) -> int:
+    """Where the member epoch stands in the frame: where one that has all its bits turned, and all else the same, first differs."""
+    turned = {**wanted.request, "member_epoch": ~wanted.request["member_epoch"]}
+    _, other = connection.encode(wanted.api, **turned)
+    return next(place for place, (a, b) in enumerate(zip(frame, other, strict=True)) if a != b)
