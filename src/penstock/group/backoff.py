@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 
 class Backoff:
-    """Delays that double from try to try up to a longest one, each spread by a fifth either way, so that the members of a group do not all
-    come at once. `failures` counts the tries since reset()."""
+    """Delays that double from try to try up to a longest one, each spread by a fifth either way, so that clients do not all come at
+    once. `failures` counts the tries since reset()."""
 
     def __init__(self, first_ms: int, longest_ms: int, jitter: Callable[[], float]) -> None:
         """`jitter` gives numbers from 0 to 1."""
@@ -17,7 +17,8 @@ class Backoff:
         self._jitter = jitter
 
     def next_ms(self) -> int:
-        delay_ms = min(self._longest_ms, self._first_ms * 2 ** min(self.failures, 20))
+        """The delay after one more failure, at least a millisecond."""
+        delay_ms = min(self._longest_ms, self._first_ms * 2 ** min(self.failures, 30))
         self.failures += 1
         return max(1, int(delay_ms * (0.8 + 0.4 * self._jitter())))
 
