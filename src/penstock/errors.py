@@ -23,6 +23,13 @@ KafkaError                        retriable says whether the same call may succe
 │   └── CommitRewindError         commit() below what was committed, without allow_rewind
 ├── CommitFailedError             the group moved on; the partitions belong to others now
 │   └── RebalanceInProgressError  poll() has to take part in a rebalance first
+├── ProcessingError               concerns handlers and what they are given
+│   ├── HandlerTimeoutError       a handler took longer than its `timeout`
+│   ├── WorkerDiedError           the process that ran a handler died
+│   └── HandlerStoppedError       a handler's failure, under its policy, ends the processor; the cause is `__cause__`
+├── SinkError                     a sink could not store records
+│   ├── FencedError               another owner has taken over: nothing of this one is stored any more
+│   └── SchemaError               the destination does not fit what is to be stored
 └── BrokerError                   any other error code of the protocol: `code`, `name`
     ├── UnknownTopicOrPartitionError
     ├── AuthorizationError        the cluster refuses this user; `resource` says what
@@ -185,6 +192,52 @@ class RebalanceInProgressError(CommitFailedError):
     """A commit while the group rebalances and waits for this consumer's poll(). Call poll(), then commit what is still assigned."""
 
     retriable = True
+
+
+class ProcessingError(KafkaError):
+    """Concerns handlers and what they are given."""
+
+
+class HandlerTimeoutError(ProcessingError, TimeoutError):
+    """A handler took longer than its `timeout`; it was cancelled where that is possible."""
+
+    retriable = True
+
+
+class WorkerDiedError(ProcessingError):
+    """The process that ran a handler died while it did. `exit_code` is negative for a signal."""
+
+    retriable = True
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class HandlerStoppedError(ProcessingError):
+    """A handler has failed, and its policy says to stop; the cause is `__cause__`. Nothing was committed past the record."""
+
+    def __init__(self, message: str, topic: str, partition: int, offset: int) -> None:
+        super().__init__(message)
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
+
+
+class SinkError(KafkaError):
+    """A sink could not store records."""
+
+    def __init__(self, message: str, *, retriable: bool = False) -> None:
+        super().__init__(message)
+        self.retriable = retriable
+
+
+class FencedError(SinkError):
+    """Another owner has taken over: nothing of this one is stored any more."""
+
+
+class SchemaError(SinkError):
+    """The destination does not fit what is to be stored."""
 
 
 class BrokerError(KafkaError):

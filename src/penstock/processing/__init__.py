@@ -1,0 +1,1 @@
+"""Handlers in parallel, in order, with retries, dead letters and offsets that never pass unfinished work."""
