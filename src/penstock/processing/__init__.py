@@ -1,1 +1,22 @@
 """Handlers in parallel, in order, with retries, dead letters and offsets that never pass unfinished work."""
+
+from .breaker import CircuitBreaker
+from .failure import DeadLetter, Reject, Retry, RetryThis, RetryTopic, Skip, SkipRecord, Stop
+from .health import Health
+from .processor import Processor
+from .work import Output
+
+__all__ = [
+    "CircuitBreaker",
+    "DeadLetter",
+    "Health",
+    "Output",
+    "Processor",
+    "Reject",
+    "Retry",
+    "RetryThis",
+    "RetryTopic",
+    "Skip",
+    "SkipRecord",
+    "Stop",
+]

@@ -14,7 +14,17 @@ class PartitionProgress:
     loop's thread only. Offsets are added in log order; gaps (compaction, transaction markers) are done by nature.
     """
 
-    __slots__ = ("_done", "_pending", "epoch", "fenced", "leader_epoch", "next_offset", "topic_partition")
+    __slots__ = (
+        "_committed",
+        "_done",
+        "_pending",
+        "epoch",
+        "fenced",
+        "has_history",
+        "leader_epoch",
+        "next_offset",
+        "topic_partition",
+    )
 
     def __init__(
         self, topic_partition: TopicPartition, committed: OffsetAndMetadata | None, epoch: int = 0
@@ -25,6 +35,8 @@ class PartitionProgress:
         self.fenced = False
         self.next_offset = -1 if committed is None else committed.offset  # after the last record added
         self.leader_epoch = -1
+        self.has_history = False
+        self._committed = committed
         self._pending: deque[int] = deque()
         self._done: set[int] = set()
 
@@ -43,6 +55,22 @@ class PartitionProgress:
         finished = self._done
         while pending and pending[0] in finished:
             finished.remove(pending.popleft())
+
+    def was_done(self, offset: int) -> bool:
+        return False
+
+    def read_to(self, next_offset: int) -> None:
+        """What was added before is followed by nothing before this offset: it passes transaction markers, say."""
+        self.next_offset = max(self.next_offset, next_offset)
+
+    def to_commit(self) -> OffsetAndMetadata | None:
+        offset = self.commit_offset
+        if offset < 0 or (self._committed is not None and offset <= self._committed.offset):
+            return None
+        return OffsetAndMetadata(offset, "", self.leader_epoch)
+
+    def committed_as(self, entry: OffsetAndMetadata) -> None:
+        self._committed = entry
 
     @property
     def commit_offset(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from .._native import ConsumerRecord, ConsumerRecords
 from .progress import PartitionProgress
@@ -13,26 +13,67 @@ Handler = Callable[[Any], Any]
 """The user's function: of one ConsumerRecord, or in a batch handler of ConsumerRecords. A coroutine function or a plain one."""
 
 
+class Parcel:
+    """Records that came together, and whose memory goes together: when the last of them is done."""
+
+    __slots__ = ("bytes", "records")
+
+    def __init__(self, records: int, size_bytes: int) -> None:
+        self.records = records
+        self.bytes = size_bytes
+
+
+LOOSE = Parcel(0, 0)
+"""Of works that no memory is counted for."""
+
+
+class Span(NamedTuple):
+    """A run of one partition's records in a batch: from `offset` on, up to `next_offset`, `records` of them."""
+
+    partition: PartitionProgress
+    offset: int
+    next_offset: int
+    records: int
+    parcel: Parcel
+
+
 class Work:
     """One call of a handler to come: a record, or a batch of records.
 
     Belongs to its lane, but `started_s`, which its executor writes (event loop's time; None while it waits).
     """
 
-    __slots__ = ("attempts", "first_failed_ms", "key", "partition", "payload", "spans", "started_s")
+    __slots__ = (
+        "attempts",
+        "error",
+        "first_failed_ms",
+        "key",
+        "parcel",
+        "partition",
+        "payload",
+        "rest",
+        "spans",
+        "started_s",
+    )
 
     def __init__(
         self,
         payload: ConsumerRecord | ConsumerRecords,
         partition: PartitionProgress,
         key: object,
-        spans: tuple[tuple[PartitionProgress, int, int], ...] = (),
+        parcel: Parcel = LOOSE,
+        spans: tuple[Span, ...] = (),
     ) -> None:
-        """`spans`: for a batch, (partition, first offset, offset after the last) of each run in it; empty for one record."""
+        """`spans`: the runs that a batch consists of, in its order; empty for one record."""
         self.payload = payload
         self.partition = partition
         self.key = key  # what orders it among others of its partition; None: nothing does
+        self.parcel = parcel
         self.spans = spans
+        self.rest: list[ConsumerRecords] | None = (
+            None  # of a batch that was cut in two: what follows, last first
+        )
+        self.error: BaseException | None = None  # why it waits for another attempt
         self.attempts = 0  # calls of the handler that have failed
         self.first_failed_ms = 0.0
         self.started_s: float | None = None
@@ -45,6 +86,10 @@ class WorkSource(Protocol):
     """How many works may be out at once; may change while running."""
     timeout_s: float | None
     """How long one call of the handler may take."""
+
+    @property
+    def waiting(self) -> int:
+        """How many works may be taken now, if `concurrency` allows."""
 
     def take(self) -> Work | None:
         """The next work whose turn it is, or None. The executor owes one of the three calls below for it."""

@@ -1,0 +1,1 @@
+"""What runs handlers: coroutines, threads, processes."""

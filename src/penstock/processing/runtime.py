@@ -1,0 +1,506 @@
+"""The loop around the consumer: polls, fills the lanes, holds back what is too much, follows the group's changes, and ends in order.
+
+Everything runs in one event loop. Handlers of coroutines run in it as well, those of threads and processes beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import logging
+import random
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .._native import ConsumerRecords
+from ..consumer import AsyncKafkaConsumer
+from ..errors import (
+    ConnectionFailedError,
+    HandlerStoppedError,
+    KafkaError,
+    ProcessingError,
+    WakeupError,
+)
+from ..producer import KafkaProducer
+from ..types import OffsetAndMetadata, TopicPartition
+from .batch_lanes import BatchLane
+from .committer import Committer
+from .dead_letters import DeadLetters
+from .deliveries import Deliveries, outputs_of
+from .executors.making import executor_of
+from .health import Health
+from .lanes import Lane, Load, Ownership, RecordLane, first_record
+from .retry_topics import headers_for_retry
+from .settings import HandlerSpec, ProcessorSettings
+from .work import Executor, Work
+
+_log = logging.getLogger("penstock.processing")
+
+_POLL_MS = 500
+_RETRY_POLL_S = 1.0
+_STILL_ALIVE_S = 30.0
+"""How long the loop may not have turned before it counts as hung: a coroutine handler blocks it, perhaps."""
+_MOST_AHEAD = 100_000
+"""How many records of a partition may be kept in mind behind one that is not done; then the partition is paused."""
+
+
+class Station:
+    """One handler at work: its lane and what runs it."""
+
+    def __init__(self, spec: HandlerSpec, lane: Lane, executor: Executor) -> None:
+        self.spec = spec
+        self.lane = lane
+        self.executor = executor
+
+
+class Runtime:
+    """One run of a processor. `stop()` may be called from any thread; all else belongs to the loop.
+
+    `owned` and `_paused` are written by the listener and the flow control, in the loop.
+    """
+
+    def __init__(self, specs: Sequence[HandlerSpec], settings: ProcessorSettings) -> None:
+        self._specs = specs
+        self._settings = settings
+        self.owned: dict[TopicPartition, Ownership] = {}
+        self._station_of: dict[str, Station] = {}
+        self.stations: list[Station] = []
+        self._paused: set[TopicPartition] = set()
+        self._load = Load(settings.max_buffered_records, settings.max_buffered_bytes, self._on_relief)
+        self._epochs = itertools.count()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at_ms = float("inf")
+        self._failure: BaseException | None = None
+        self._stopping = False
+        self._running = False
+        self._turned_s = time.monotonic()
+        self._assigned_once = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # ------------------------------------------------------------ life
+
+    async def run(self) -> None:
+        """Until stop(), or until a handler's failure ends it: HandlerStoppedError then."""
+        self._loop = asyncio.get_running_loop()
+        self._relief = asyncio.Event()
+        self._quiet = asyncio.Event()
+        producer = self._make_producer()
+        transactions = None
+        try:
+            if self._settings.exactly_once:
+                from .transactions import TransactionalCommitter
+
+                transactions = TransactionalCommitter(**self._settings.producer_config)
+                await asyncio.to_thread(transactions.start)
+            self._deliveries = Deliveries(producer) if producer is not None else None
+            self._dead_letters = (
+                DeadLetters(producer, self._settings.config["group.id"]) if producer is not None else None
+            )
+            self._consumer = AsyncKafkaConsumer(**self._settings.config)
+            self._committer = Committer(self._consumer, self.owned, transactions)
+            try:
+                self._open_stations()
+                await self._open_sinks()
+                topics = sorted(self._station_of)
+                await self._consumer.subscribe(topics, listener=self)
+                await self._go_on()
+            finally:
+                await self._end()
+        finally:
+            if transactions is not None:
+                await asyncio.to_thread(transactions.close)
+            if producer is not None:
+                if self._deliveries is not None:
+                    self._deliveries.close()
+                await asyncio.to_thread(producer.close)
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        """Start nothing more, give what runs its time, commit, leave the group. From any thread, or a signal handler; idempotent."""
+        self._stopping = True
+        if self._running:
+            self._consumer.wakeup()
+
+    async def _go_on(self) -> None:
+        self._running = True
+        background = [
+            self._loop.create_task(self._committer.for_ever(self._settings.commit_interval_s)),
+            self._loop.create_task(self._flow()),
+            self._loop.create_task(self._turn()),
+        ]
+        for task in background:
+            task.add_done_callback(self._background_ended)
+        try:
+            while not self._stopping:
+                try:
+                    records = await self._consumer.poll(_POLL_MS)
+                except WakeupError:
+                    continue
+                except ConnectionFailedError as error:
+                    _log.warning("no broker can be reached, and will be tried again: %s", error)
+                    await asyncio.sleep(_RETRY_POLL_S)
+                    continue
+                except KafkaError as error:
+                    if not error.retriable:
+                        raise
+                    _log.warning("poll() failed and will be tried again: %s", error)
+                    await asyncio.sleep(_RETRY_POLL_S)
+                    continue
+                if records:
+                    self._take_in(records)
+                    await self._hold_back()
+        finally:
+            self._running = False
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+
+    def _background_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+        self.stop()
+
+    async def _end(self) -> None:
+        """Drain, commit, leave."""
+        owned = list(self.owned.values())
+        try:
+            await self._drain(owned)
+            await self._committer.commit(owned)
+        finally:
+            self._fence(owned)
+            if self._timer is not None:
+                self._timer.cancel()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*(station.executor.stop() for station in self.stations))
+            for sink in self._sinks():
+                await asyncio.to_thread(sink.close)
+            await self._consumer.close()
+
+    # ------------------------------------------------------------ making
+
+    def _make_producer(self) -> KafkaProducer | None:
+        """For dead letters, retry topics, and outputs that are not part of a transaction."""
+        writes = any(spec.policy.topics or spec.output or spec.sink is None for spec in self._specs)
+        config = {k: v for k, v in self._settings.producer_config.items() if k != "transactional.id"}
+        return KafkaProducer(**config) if writes else None
+
+    def _open_stations(self) -> None:
+        for spec in self._specs:
+            shared: dict[str, Any] = {
+                "concurrency": spec.concurrency,
+                "timeout_s": spec.timeout_s,
+                "policy": spec.policy,
+                "breaker": spec.breaker,
+                "load": self._load,
+                "host": self,
+                "clock_ms": self._now_ms,
+                "chance": random.random,
+            }
+            lane: Lane
+            if spec.batch:
+                lane = BatchLane(
+                    spec.name, spec.order_by, batch=spec.batch, within_ms=spec.within_ms, **shared
+                )
+            else:
+                lane = RecordLane(spec.name, spec.order_by, **shared)
+            lane.delivers = spec.sink is None
+            station = Station(spec, lane, executor_of(spec, self._settings.config))
+            station.executor.start(lane)
+            self.stations.append(station)
+            for topic in (*spec.topics, *spec.policy.retry_topics):
+                self._station_of[topic] = station
+
+    def _sinks(self) -> list[Any]:
+        return [station.spec.sink for station in self.stations if station.spec.sink is not None]
+
+    async def _open_sinks(self) -> None:
+        for station in self.stations:
+            sink = station.spec.sink
+            if sink is not None:
+                topic = station.spec.policy.dead_letter
+                if topic is not None and hasattr(sink, "dead_letter"):
+                    sink.dead_letter = functools.partial(self._dead_letter_from_thread, topic)
+                await asyncio.to_thread(sink.open, self._settings.config["group.id"])
+
+    def _dead_letter_from_thread(self, topic: str, record: Any, error: BaseException) -> None:
+        """A sink's bad row; returns once it is stored."""
+        assert self._dead_letters is not None
+        sending = self._dead_letters.send(record, topic, error, 1)
+        asyncio.run_coroutine_threadsafe(sending, self._loop).result()
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._kept_ended)
+
+    def _kept_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
+
+    # ------------------------------------------------------------ records in
+
+    def _take_in(self, records: ConsumerRecords) -> None:
+        next_offsets = records.next_offsets()
+        touched: dict[Station, None] = {}
+        partitions = records.partitions
+        for tp in partitions:
+            owned = self.owned.get(tp)
+            if owned is None:
+                continue  # a listener that failed has not taken it over; it comes again
+            station = self._station_of[tp.topic]
+            run = records if len(partitions) == 1 else records.records(tp)
+            station.lane.add(owned, run, next_offsets[tp])
+            touched[station] = None
+        for station in touched:
+            station.executor.kick()
+
+    async def _hold_back(self) -> None:
+        """Pause what there is too much of: all, or a partition that has more than its share, behind a key that stands still, say."""
+        to_pause = []
+        if self._load.full:
+            self._load.pressed = True
+            to_pause = [tp for tp in self.owned if tp not in self._paused]
+        else:
+            share = max(self._load.limit_records // max(1, len(self.owned)), 1_000)
+            for tp, owned in self.owned.items():
+                if (owned.held >= share or owned.ahead >= _MOST_AHEAD) and tp not in self._paused:
+                    owned.low_water = owned.held // 2
+                    to_pause.append(tp)
+        if to_pause:
+            self._paused.update(to_pause)
+            await self._consumer.pause(*to_pause)
+
+    def _on_relief(self) -> None:
+        self._relief.set()
+
+    def relieved(self, partition: Ownership) -> None:
+        self._relief.set()
+        self._quiet.set()
+
+    async def _flow(self) -> None:
+        """Resume what was paused once enough of it is done."""
+        while True:
+            await self._relief.wait()
+            self._relief.clear()
+            if self._load.pressed:
+                continue
+            back = []
+            for tp in list(self._paused):
+                owned = self.owned.get(tp)
+                if owned is None:
+                    self._paused.discard(tp)
+                elif owned.low_water < 0:
+                    back.append(tp)
+            self._paused.difference_update(back)
+            if back:
+                await self._consumer.resume(*[tp for tp in back if tp in self._consumer.assignment()])
+
+    async def _turn(self) -> None:
+        """Note that the loop turns."""
+        while True:
+            self._turned_s = time.monotonic()
+            await asyncio.sleep(1.0)
+
+    # ------------------------------------------------------------ the group
+
+    async def on_partitions_assigned(self, partitions: list[TopicPartition]) -> None:
+        if not partitions:
+            self._assigned_once = True
+            return
+        stored = await self._consumer.committed(partitions)
+        for sink, mine in self._by_sink(partitions):
+            positions = await asyncio.to_thread(sink.assigned, mine)
+            for tp, offset in positions.items():
+                await self._consumer.seek(tp, offset)
+                stored[tp] = OffsetAndMetadata(offset)
+        for tp in partitions:
+            before = self.owned.pop(tp, None)
+            if before is not None:  # its revocation was never heard of
+                self._withdraw([before])
+                self._fence([before])
+            self._paused.discard(tp)
+            self.owned[tp] = Ownership(tp, stored[tp], next(self._epochs))
+        self._assigned_once = True
+
+    async def on_partitions_revoked(self, partitions: list[TopicPartition]) -> None:
+        """What runs gets its time; what ends within it is committed; nothing of these is started any more."""
+        going = [self.owned[tp] for tp in partitions if tp in self.owned]
+        try:
+            await self._drain(going)
+            await self._committer.commit(going)
+        finally:
+            await self._gone(going)
+
+    async def on_partitions_lost(self, partitions: list[TopicPartition]) -> None:
+        """They are another's already: nothing may be committed, and what runs is ended where it can be."""
+        going = [self.owned[tp] for tp in partitions if tp in self.owned]
+        self._withdraw(going)
+        await self._gone(going)
+
+    async def _gone(self, going: Iterable[Ownership]) -> None:
+        going = list(going)
+        self._fence(going)
+        for owned in going:
+            tp = owned.topic_partition
+            if self.owned.get(tp) is owned:
+                del self.owned[tp]
+            self._paused.discard(tp)
+        for sink, mine in self._by_sink([owned.topic_partition for owned in going]):
+            await asyncio.to_thread(sink.revoked, mine)
+
+    def _by_sink(self, partitions: Iterable[TopicPartition]) -> list[tuple[Any, list[TopicPartition]]]:
+        found: dict[int, tuple[Any, list[TopicPartition]]] = {}
+        for tp in partitions:
+            sink = self._station_of[tp.topic].spec.sink
+            if sink is not None:
+                found.setdefault(id(sink), (sink, []))[1].append(tp)
+        return list(found.values())
+
+    def _withdraw(self, going: Iterable[Ownership]) -> None:
+        by_lane: dict[Station, list[Ownership]] = {}
+        for owned in going:
+            by_lane.setdefault(self._station_of[owned.topic_partition.topic], []).append(owned)
+        for station, mine in by_lane.items():
+            station.lane.withdraw(mine)
+
+    async def _drain(self, going: Sequence[Ownership]) -> None:
+        """Until nothing of these is held any more, or the budget is used up."""
+        self._withdraw(going)
+        deadline_s = self._loop.time() + self._settings.drain_timeout_s
+        while left := [owned for owned in going if owned.held]:
+            for owned in left:
+                owned.low_water = 0
+            self._quiet.clear()
+            try:
+                async with asyncio.timeout_at(deadline_s):
+                    await self._quiet.wait()
+            except TimeoutError:
+                held = sum(owned.held for owned in left)
+                _log.warning(
+                    "%d records of %s did not end within drain_timeout (%g s); whoever owns them next handles them again",
+                    held,
+                    ", ".join(str(owned.topic_partition) for owned in left[:5]),
+                    self._settings.drain_timeout_s,
+                )
+                return
+
+    def _fence(self, going: Iterable[Ownership]) -> None:
+        going = list(going)
+        for owned in going:
+            owned.fenced = True
+        for station in self.stations:
+            if late := station.lane.running_of(going):
+                station.executor.cancel(late)
+
+    # ------------------------------------------------------------ what lanes ask for
+
+    def put_away(self, lane: Lane, work: Work, topic: str, error: BaseException) -> None:
+        self._keep(self._loop.create_task(self._send_away(lane, work, topic, error, None)))
+
+    def put_off(self, lane: Lane, work: Work, topic: str, due_ms: float, error: BaseException) -> None:
+        due_epoch_ms = int(time.time() * 1000 + max(0.0, due_ms - self._now_ms()))
+        self._keep(self._loop.create_task(self._send_away(lane, work, topic, error, due_epoch_ms)))
+
+    async def _send_away(
+        self, lane: Lane, work: Work, topic: str, error: BaseException, due_epoch_ms: int | None
+    ) -> None:
+        """Of a batch only one record is left when it comes here."""
+        assert self._dead_letters is not None
+        record = first_record(work)
+        if due_epoch_ms is None:
+            await self._dead_letters.send(record, topic, error, work.attempts)
+        else:
+            group_id = self._settings.config["group.id"]
+            headers = headers_for_retry(record, error, work.attempts, due_epoch_ms, group_id)
+            await self._dead_letters.send_with(record, topic, headers)
+        lane.settled(work)
+        self._kick(lane)
+
+    def deliver(self, lane: Lane, work: Work, result: Any) -> None:
+        station = next(station for station in self.stations if station.lane is lane)
+        try:
+            outputs = outputs_of(result, station.spec.output, lane.where(work))
+        except (TypeError, ProcessingError) as error:
+            self._not_delivered(lane, work, error)
+            return
+        if self._settings.exactly_once:
+            partition: Ownership = work.partition  # type: ignore[assignment]
+            offset = work.spans[0].offset if work.spans else first_record(work).offset
+            partition.outputs.setdefault(offset, []).extend(outputs)
+            lane.settled(work)
+        else:
+            assert self._deliveries is not None
+            self._deliveries.write(outputs, functools.partial(self._delivered, lane, work))
+
+    def _delivered(self, lane: Lane, work: Work, error: BaseException | None) -> None:
+        if error is not None:
+            self._not_delivered(lane, work, error)
+        else:
+            lane.settled(work)
+        self._kick(lane)
+
+    def _not_delivered(self, lane: Lane, work: Work, error: BaseException) -> None:
+        lane.aside -= 1
+        lane.failed(work, error)
+
+    def stop_for(self, error: HandlerStoppedError) -> None:
+        self._fail(error)
+
+    def waits_until(self, due_ms: float) -> None:
+        if due_ms < self._timer_at_ms:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at_ms = due_ms
+            self._timer = self._loop.call_at(due_ms / 1000, self._due)
+
+    def _due(self) -> None:
+        self._timer, self._timer_at_ms = None, float("inf")
+        now_ms = self._now_ms() + 1  # a timer may fire a little early
+        for station in self.stations:
+            if station.lane.due(now_ms):
+                station.executor.kick()
+
+    def _kick(self, lane: Lane) -> None:
+        for station in self.stations:
+            if station.lane is lane:
+                station.executor.kick()
+
+    def _now_ms(self) -> float:
+        return self._loop.time() * 1000
+
+    # ------------------------------------------------------------ how it is
+
+    def health(self) -> Health:
+        """From any thread."""
+        idle_s = time.monotonic() - self._turned_s
+        alive = idle_s < _STILL_ALIVE_S
+        ready = self._running and self._assigned_once and not self._stopping and alive
+        reason = "running" if ready else "stopping" if self._stopping else "waiting for an assignment"
+        if not alive:
+            reason = f"the event loop has not turned for {idle_s:.0f} s: a coroutine handler blocks it"
+        details = {
+            "partitions": [str(tp) for tp in list(self.owned)],
+            "held_records": self._load.records,
+            "held_bytes": self._load.bytes,
+            "paused_partitions": len(self._paused),
+            "handlers": {
+                station.spec.name: {
+                    "running": len(station.lane.running),
+                    "waiting": station.lane.waiting,
+                    "resting": station.lane.resting,
+                    "done": station.lane.done_records,
+                    "failed_calls": station.lane.failed_calls,
+                    "dead_lettered": station.lane.dead_lettered,
+                }
+                for station in self.stations
+            },
+        }
+        return Health(ready=ready, alive=alive, reason=reason, details=details)
