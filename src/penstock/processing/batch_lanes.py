@@ -59,6 +59,7 @@ class BatchLane(Lane):
     # ------------------------------------------------------------ in
 
     def add(self, partition: Ownership, records: ConsumerRecords, next_offset: int) -> int:
+        partition.note_epochs(records)
         shard = self._shards.setdefault(partition, _Shard()) if self._apart else self._shared
         runs = _undone(partition, records, next_offset) if partition.has_history else [(records, next_offset)]
         parcel = Parcel(0, records.size_bytes())

@@ -56,23 +56,27 @@ class Committer:
                     await self._consumer.commit(entries)
                 else:
                     await self._transact(self._transactions, entries, owners)
-            except (
-                CommitFailedError
-            ) as error:  # a rebalance: what is kept is committed after it, the rest by its new owner
-                _log.info("a commit of %d partitions has to wait for a rebalance: %s", len(entries), error)
-                return False
-            except KafkaError as error:
-                self.failures += 1
-                _log.warning(
-                    "a commit of %d partitions failed and will be tried again: %s", len(entries), error
-                )
-                if self._transactions is not None and not error.retriable:
-                    raise
-                return False
+            except BaseException as error:
+                for owned in owners.values():
+                    owned.not_committed()
+                return self._failed(error, len(entries))
             self.failures = 0
             for tp, owned in owners.items():
                 owned.committed_as(entries[tp])
             return True
+
+    def _failed(self, error: BaseException, count: int) -> bool:
+        """False, if the next commit may mend it."""
+        if isinstance(
+            error, CommitFailedError
+        ):  # what is kept is committed after the rebalance, the rest by its new owner
+            _log.info("a commit of %d partitions has to wait for a rebalance: %s", count, error)
+            return False
+        if not isinstance(error, KafkaError) or (self._transactions is not None and not error.retriable):
+            raise error
+        self.failures += 1
+        _log.warning("a commit of %d partitions failed and will be tried again: %s", count, error)
+        return False
 
     async def _transact(
         self,

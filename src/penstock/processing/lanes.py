@@ -66,13 +66,21 @@ class Ownership(PartitionProgress):
 
     __slots__ = ("chains", "held", "low_water", "outputs", "withdrawn")
 
-    def __init__(self, tp: TopicPartition, committed: OffsetAndMetadata | None, epoch: int = 0) -> None:
-        super().__init__(tp, committed, epoch)
+    def __init__(self, tp: TopicPartition, committed: OffsetAndMetadata | None, number: int = 0) -> None:
+        super().__init__(tp, committed, number)
         self.chains: dict[object, Chain] = {}
         self.held = 0  # records that were taken in and are not done
         self.low_water = -1
         self.withdrawn = False
         self.outputs: dict[int, Any] = {}  # by offset: what a handler returned and a transaction is to write
+
+    def note_epochs(self, records: ConsumerRecords) -> None:
+        """Where the leader epoch changes in this run."""
+        first, last = records[0], records[-1]
+        self.has_epoch(first.offset, first.leader_epoch)
+        if last.leader_epoch != first.leader_epoch:
+            for record in records:
+                self.has_epoch(record.offset, record.leader_epoch)
 
 
 class LaneHost(Protocol):
@@ -353,6 +361,7 @@ class RecordLane(Lane):
         return len(self._ready)
 
     def add(self, partition: Ownership, records: ConsumerRecords, next_offset: int) -> int:
+        partition.note_epochs(records)
         parcel = Parcel(0, records.size_bytes())
         chains, ready, added = partition.chains, self._ready, partition.added
         by_key, key = self._by_key, (True if self._by_partition else None)
