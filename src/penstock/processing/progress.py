@@ -146,11 +146,13 @@ class PartitionProgress:
         offset, before = self.commit_offset, self._committed
         if offset < 0:
             return None
+        if self._history and not self._pending and self._history[0][0] <= offset:
+            offset = max(offset, self._history[0][1])  # all that was read is done, and what follows was done before
         if before is not None and offset <= before.offset and len(self._done) == self._told_done:
             return None
         if before is not None and offset < before.offset:
             return None
-        runs = self.done_beyond()
+        runs = [run for run in self.done_beyond() if run[0] > offset]
         metadata = finished.encode(offset, runs, max_chars) if runs else ""
         self._told_done = len(self._done)
         entry = OffsetAndMetadata(offset, metadata, self._epoch_before(offset))
