@@ -26,11 +26,13 @@ __all__ = [
     "Connection",
     "ConsumerRecord",
     "ConsumerRecords",
+    "CopyEncoder",
     "EventQueue",
     "Fetcher",
     "crc32c",
     "decode_batches",
     "murmur2_partition",
+    "unpack_records",
 ]
 
 VERSION: Final[str]
@@ -298,6 +300,8 @@ class ConsumerRecord:
     def topic_partition(self) -> TopicPartition: ...
     def raw_key_view(self) -> memoryview | None: ...
     def raw_value_view(self) -> memoryview | None: ...
+    def pack(self) -> bytes:
+        """This record as bytes, for unpack_records() in another process or later."""
 
 @final
 class ConsumerRecords:
@@ -313,6 +317,11 @@ class ConsumerRecords:
     def next_offsets(self) -> dict[TopicPartition, int]:
         """Per partition, the position after the last record here: what commit() would store. It passes transaction markers
         and withheld records that follow that record."""
+    @staticmethod
+    def concat(parts: Sequence[ConsumerRecords]) -> ConsumerRecords:
+        """All records of these, in their order, over the same memory."""
+    def pack(self) -> bytes:
+        """These records as bytes, for unpack_records() in another process or later: all that a record has, and next_offsets()."""
     def is_empty(self) -> bool: ...
     def size_bytes(self) -> int: ...
     def to_arrow(self) -> Any:
@@ -366,6 +375,30 @@ class BatchBuilder:
         transactional: bool = False,
     ) -> bytes:
         """The whole batch, compressed, with its CRC; base offset 0, ready for a Produce request. The builder stays usable for a retry."""
+
+def unpack_records(
+    data: Buffer,
+    *,
+    key_deserializer: Callable[..., Any] | None = None,
+    value_deserializer: Callable[..., Any] | None = None,
+) -> ConsumerRecords:
+    """What pack() made of records. ProtocolError for bytes that are none, or of another version: a private form, for the same penstock."""
+
+@final
+class CopyEncoder:
+    """Records as rows of PostgreSQL's COPY, text format.
+
+    columns: (source, form, required). Sources: key, value, topic, partition, offset, timestamp, leader_epoch, headers (JSON), index (the
+    place in what is encoded), tombstone (whether the value is null), value.<field>[.<field>...] of a JSON object. Forms: text, bytes (for
+    bytea), json (a field as it stands), time (a timestamp as date and time, UTC; else milliseconds). required: NULL makes a bad row.
+    """
+
+    def __new__(cls, columns: Sequence[tuple[str, str, bool]]) -> CopyEncoder: ...
+    def encode(
+        self, records: ConsumerRecords, *, skip: set[int] | None = None
+    ) -> tuple[list[bytes], int, list[tuple[int, str]]]:
+        """(blocks of whole rows, how many rows, records left out since they cannot be a row: (index, why)). `skip`: indices left out
+        without a word."""
 
 def murmur2_partition(key: Buffer, partition_count: int) -> int:
     """The partition that Java's default partitioner gives this key."""

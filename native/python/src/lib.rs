@@ -12,6 +12,7 @@ mod connection;
 mod errors;
 mod events;
 mod fetcher;
+mod packing;
 mod record;
 mod records;
 
@@ -47,6 +48,8 @@ mod _native {
     use crate::events::PyEventQueue;
     #[pymodule_export]
     use crate::fetcher::PyFetcher;
+    #[pymodule_export]
+    use crate::packing::{PyCopyEncoder, unpack_records};
     #[pymodule_export]
     use crate::record::PyConsumerRecord;
     #[pymodule_export]

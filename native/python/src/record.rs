@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, OnceLock};
 
+use penstock_dataplane::arrow_columns::Slice;
+use penstock_dataplane::pack;
 use penstock_dataplane::record::{Chunk, TimestampType};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
@@ -69,6 +71,16 @@ pub struct Run {
 impl Run {
     pub fn len(&self) -> usize {
         self.end - self.start
+    }
+
+    pub fn slice(&self) -> Slice {
+        Slice {
+            topic: Arc::clone(&self.context.topic),
+            partition: self.context.partition,
+            chunk: Arc::clone(&self.chunk),
+            start: self.start,
+            end: self.end,
+        }
     }
 
     /// The records `from..to`, counted from this run's start.
@@ -238,6 +250,16 @@ impl PyConsumerRecord {
 
 #[pymethods]
 impl PyConsumerRecord {
+    /// This record as bytes, for unpack_records() in another process or later.
+    fn pack<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let at = self.index() - self.run().start;
+        let one = self.run().part(at, at + 1);
+        let packed = pack::pack(&[(one.slice(), one.next_offset)]);
+        let packed =
+            packed.map_err(|error| errors::make(py, "ProtocolError", (error.to_string(),)))?;
+        Ok(PyBytes::new(py, &packed))
+    }
+
     #[getter]
     fn topic(&self, py: Python<'_>) -> Py<PyString> {
         self.run().context.py_topic.clone_ref(py)

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use penstock_dataplane::arrow_columns::Slice;
+use penstock_dataplane::pack;
 use penstock_dataplane::progress::Progress;
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
-use pyo3::types::{PyCapsule, PyDict, PyList, PySlice};
+use pyo3::types::{PyBytes, PyCapsule, PyDict, PyList, PySlice};
 
 use crate::arrow;
+use crate::errors;
 use crate::record::{PyConsumerRecord, Run};
 
 /// What one poll() returned: a sequence, and an Arrow stream (PyCapsule protocol).
@@ -95,15 +97,8 @@ impl PyConsumerRecords {
         Ok(self.some(picked.collect::<PyResult<_>>()?))
     }
 
-    fn slices(&self) -> Vec<Slice> {
-        let slices = self.runs.iter().map(Py::get).map(|run| Slice {
-            topic: Arc::clone(&run.context.topic),
-            partition: run.context.partition,
-            chunk: Arc::clone(&run.chunk),
-            start: run.start,
-            end: run.end,
-        });
-        slices.collect()
+    pub fn slices(&self) -> Vec<Slice> {
+        self.runs.iter().map(|run| run.get().slice()).collect()
     }
 }
 
@@ -128,6 +123,27 @@ impl PyConsumerRecords {
         };
         let runs = self.runs.iter().filter(wanted);
         self.some(runs.map(|run| run.clone_ref(py)).collect())
+    }
+
+    /// All records of these, in their order, over the same memory.
+    #[staticmethod]
+    fn concat(py: Python<'_>, parts: Vec<PyRef<'_, Self>>) -> Self {
+        let progress = parts.first().map(|part| Arc::clone(&part.progress));
+        let runs = parts.iter().flat_map(|part| &part.runs);
+        Self::new(
+            runs.map(|run| run.clone_ref(py)).collect(),
+            progress.unwrap_or_default(),
+        )
+    }
+
+    /// These records as bytes, for unpack_records() in another process or later.
+    fn pack<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let runs = self.runs.iter().map(Py::get);
+        let slices: Vec<_> = runs.map(|run| (run.slice(), run.next_offset)).collect();
+        let packed = py.detach(|| pack::pack(&slices));
+        let packed =
+            packed.map_err(|error| errors::make(py, "ProtocolError", (error.to_string(),)))?;
+        Ok(PyBytes::new(py, &packed))
     }
 
     /// Per partition, the position after the last record here: what commit() would store.

@@ -73,8 +73,7 @@ class PartitionProgress:
 
     def read_to(self, next_offset: int) -> None:
         """What was added last is followed by nothing below this offset: records that were done before, transaction markers."""
-        if next_offset > self.next_offset:
-            self.next_offset = next_offset
+        self.next_offset = max(self.next_offset, next_offset)
 
     def has_epoch(self, offset: int, leader_epoch: int) -> None:
         """From this record on, the log has this leader epoch (KIP-320)."""
@@ -133,8 +132,8 @@ class PartitionProgress:
                 at = self._ends.get(offset, offset + 1)
             if at < self.next_offset:
                 runs.append((at, self.next_offset))
-        for start, end in self._history:
-            start = max(start, self.next_offset)
+        for first, end in self._history:
+            start = max(first, self.next_offset)
             if runs and runs[-1][1] == start:
                 runs[-1] = (runs[-1][0], end)
             elif start < end:
@@ -147,7 +146,9 @@ class PartitionProgress:
         if offset < 0:
             return None
         if self._history and not self._pending and self._history[0][0] <= offset:
-            offset = max(offset, self._history[0][1])  # all that was read is done, and what follows was done before
+            offset = max(
+                offset, self._history[0][1]
+            )  # all that was read is done, and what follows was done before
         if before is not None and offset <= before.offset and len(self._done) == self._told_done:
             return None
         if before is not None and offset < before.offset:

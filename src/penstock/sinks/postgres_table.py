@@ -1,0 +1,278 @@
+"""The table that rows go to: what it looks like, how records become its rows, and how these are stored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from .._native import ConsumerRecord, ConsumerRecords, CopyEncoder
+from ..errors import SchemaError
+from .columns import Column, columns_by_name
+
+_STAGE = "penstock_stage"
+
+
+@dataclass
+class Rows:
+    """Blocks of COPY's text format, or rows for psycopg to write; and records that cannot be a row, with the reason."""
+
+    blocks: list[bytes] = field(default_factory=list)
+    values: list[tuple[Any, ...]] = field(default_factory=list)
+    count: int = 0
+    bad: list[tuple[int, Exception]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _TableColumn:
+    name: str
+    type: str  # as format_type has it
+    required: bool  # NOT NULL without a default
+    generated: bool
+
+
+class Table:
+    """Written by look(), once per opening."""
+
+    def __init__(self, name: str, *, upsert: bool, key: tuple[str, ...]) -> None:
+        self.name = name
+        self._upsert = upsert
+        self._key = key
+        self._columns: list[Column] = []
+        self._types: dict[str, str] = {}
+        self._encoder: CopyEncoder | None = None
+
+    # ------------------------------------------------------------ the schema
+
+    def look(self, connection: psycopg.Connection[Any], given: list[Column] | None) -> None:
+        """SchemaError where the columns and the table do not fit."""
+        there = self._read(connection)
+        by_name = {column.name: column for column in there}
+        if given is None:
+            given = columns_by_name([column.name for column in there if not column.generated])
+        missing = [column.name for column in given if column.name not in by_name]
+        if missing:
+            raise SchemaError(
+                f"table {self.name} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, by_name))}. "
+                f"ALTER TABLE {self.name} ADD COLUMN {missing[0]} text, say, or give other columns"
+            )
+        named = {column.name for column in given}
+        unfilled = [column.name for column in there if column.required and column.name not in named]
+        if unfilled:
+            raise SchemaError(
+                f"table {self.name}: {', '.join(map(repr, unfilled))} is NOT NULL without a default, and nothing goes into it: give it a "
+                f"source, or ALTER TABLE {self.name} ALTER COLUMN {unfilled[0]} DROP NOT NULL"
+            )
+        self._columns = given
+        self._types = {column.name: column.type for column in there}
+        if self._upsert:
+            self._key = self._look_for_key(connection)
+        if all(isinstance(column.source, str) for column in given):
+            self._encoder = self._make_encoder(by_name)
+        else:
+            self._encoder = None
+
+    def _read(self, connection: psycopg.Connection[Any]) -> list[_TableColumn]:
+        rows = connection.execute(
+            "SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull AND NOT a.atthasdef AND a.attidentity = '', "
+            "a.attgenerated <> '' OR a.attidentity <> '' OR (a.atthasdef AND pg_get_expr(d.adbin, d.adrelid) LIKE 'nextval(%%') "
+            "FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum "
+            "WHERE a.attrelid = to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
+            [self.name],
+        ).fetchall()
+        if not rows:
+            raise SchemaError(
+                f"there is no table {self.name} in this database (search_path and upper case letters matter); create it first: "
+                f"CREATE TABLE {self.name} (…)"
+            )
+        return [_TableColumn(*row) for row in rows]
+
+    def _look_for_key(self, connection: psycopg.Connection[Any]) -> tuple[str, ...]:
+        """The columns to merge by: there has to be a unique index of exactly these, for ON CONFLICT."""
+        rows = connection.execute(
+            "SELECT i.indisprimary, array_agg(a.attname::text ORDER BY a.attname) FROM pg_index i JOIN pg_attribute a "
+            "ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) "
+            "WHERE i.indrelid = to_regclass(%s) AND i.indisunique AND i.indpred IS NULL "
+            "GROUP BY i.indexrelid, i.indisprimary",
+            [self.name],
+        ).fetchall()
+        wanted = self._key or next((tuple(names) for primary, names in rows if primary), ())
+        if not wanted or sorted(wanted) not in [names for _, names in rows]:
+            shown = ", ".join(wanted) or "id"
+            raise SchemaError(
+                f"mode='upsert' needs a primary key or a unique index of table {self.name} on ({shown}): "
+                f"CREATE UNIQUE INDEX ON {self.name} ({shown})"
+            )
+        named = {column.name for column in self._columns}
+        if absent := [name for name in wanted if name not in named]:
+            raise SchemaError(
+                f"table {self.name}: nothing goes into {', '.join(map(repr, absent))}, which is the key to merge by"
+            )
+        return tuple(wanted)
+
+    def _make_encoder(self, there: dict[str, _TableColumn]) -> CopyEncoder:
+        specs = []
+        for column in self._columns:
+            assert isinstance(column.source, str)
+            kind = there[column.name].type
+            required = column.name in self._key if self._upsert else there[column.name].required
+            specs.append((column.source, _form(column.source, kind), required))
+        if self._upsert:
+            specs += [("index", "text", True), ("tombstone", "text", True)]
+        return CopyEncoder(specs)
+
+    # ------------------------------------------------------------ rows
+
+    def encode(self, records: ConsumerRecords, skip: set[int]) -> Rows:
+        """Rows of these records, without those at the indices `skip`."""
+        if self._encoder is not None:
+            blocks, count, bad = self._encoder.encode(records, skip=skip or None)
+            return Rows(blocks=blocks, count=count, bad=[(index, ValueError(why)) for index, why in bad])
+        rows = Rows()
+        for index, record in enumerate(records):
+            if index in skip:
+                continue
+            try:
+                values = [_value(column, self._types[column.name], record) for column in self._columns]
+            except Exception as error:  # the user's function, or a value that is no JSON
+                rows.bad.append((index, error))
+                continue
+            if self._upsert:
+                values += [index, record.raw_value is None]
+            rows.values.append(tuple(values))
+        rows.count = len(rows.values)
+        return rows
+
+    def store(self, connection: psycopg.Connection[Any], rows: Rows) -> None:
+        """Within a transaction."""
+        if not rows.count:
+            return
+        target = sql.Identifier(*self.name.split("."))
+        names = [sql.Identifier(column.name) for column in self._columns]
+        if not self._upsert:
+            self._copy(connection, target, names, rows)
+            return
+        self._make_stage(connection, target, names)
+        stage = sql.Identifier(_STAGE)
+        own = [sql.Identifier("penstock_n"), sql.Identifier("penstock_gone")]
+        self._copy(connection, stage, [*names, *own], rows)
+        connection.execute(self._merge(target, stage, names))
+        connection.execute(sql.SQL("TRUNCATE {}").format(stage))
+
+    def _copy(
+        self,
+        connection: psycopg.Connection[Any],
+        target: sql.Identifier,
+        names: list[sql.Identifier],
+        rows: Rows,
+    ) -> None:
+        statement = sql.SQL("COPY {} ({}) FROM STDIN").format(target, sql.SQL(", ").join(names))
+        with connection.cursor() as cursor, cursor.copy(statement) as copy:
+            for block in rows.blocks:
+                copy.write(block)
+            for row in rows.values:
+                copy.write_row(row)
+
+    def _make_stage(
+        self, connection: psycopg.Connection[Any], target: sql.Identifier, names: list[sql.Identifier]
+    ) -> None:
+        """One per connection. Made from a query, so that it has the types but no constraint: a tombstone has a key alone."""
+        connection.execute(
+            sql.SQL(
+                "CREATE TEMPORARY TABLE IF NOT EXISTS {} ON COMMIT DELETE ROWS AS "
+                "SELECT {}, 0::bigint AS penstock_n, false AS penstock_gone FROM {} WITH NO DATA"
+            ).format(sql.Identifier(_STAGE), sql.SQL(", ").join(names), target)
+        )
+
+    def _merge(
+        self, target: sql.Identifier, stage: sql.Identifier, names: list[sql.Identifier]
+    ) -> sql.Composed:
+        """The last record of each key: deleted if it has no value, else inserted or updated. The two parts share no key, so that it does
+        not matter that neither sees what the other does."""
+        keys = [sql.Identifier(name) for name in self._key]
+        others = [sql.Identifier(c.name) for c in self._columns if c.name not in self._key]
+        update = sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(name) for name in others)
+        return sql.SQL(
+            "WITH penstock_last AS MATERIALIZED (SELECT DISTINCT ON ({keys}) * FROM {stage} ORDER BY {keys}, penstock_n DESC), "
+            "penstock_deleted AS (DELETE FROM {target} t USING penstock_last l WHERE l.penstock_gone AND {same}) "
+            "INSERT INTO {target} ({names}) SELECT {names} FROM penstock_last WHERE NOT penstock_gone "
+            "ON CONFLICT ({keys}) DO {action}"
+        ).format(
+            keys=sql.SQL(", ").join(keys),
+            stage=stage,
+            target=target,
+            names=sql.SQL(", ").join(names),
+            same=sql.SQL(" AND ").join(sql.SQL("t.{0} = l.{0}").format(key) for key in keys),
+            action=sql.SQL("UPDATE SET {}").format(update) if others else sql.SQL("NOTHING"),
+        )
+
+
+def _form(source: str, kind: str) -> str:
+    """How the encoder writes a source for a column of this type."""
+    if kind == "bytea":
+        return "bytes"
+    if kind in ("json", "jsonb"):
+        return "json"
+    if source == "timestamp" and (kind.startswith("timestamp") or kind == "date"):
+        return "time"
+    return "text"
+
+
+def _value(column: Column, kind: str, record: ConsumerRecord) -> Any:
+    """The Python way, for tables that have a function among their sources."""
+    source: Any = column.source
+    if callable(source):
+        function: Callable[[ConsumerRecord], Any] = source
+        return function(record) if record.raw_value is not None else None
+    if source in ("key", "value"):
+        raw = record.raw_key if source == "key" else record.raw_value
+        return raw if raw is None or kind == "bytea" else _text(raw)
+    if source == "timestamp":
+        return _time(record, kind)
+    if source == "headers":
+        return json.dumps([[name, _maybe_text(value)] for name, value in record.headers])
+    if source in ("topic", "partition", "offset", "leader_epoch"):
+        return getattr(record, source)
+    return _field(source, kind, record)
+
+
+def _text(raw: bytes) -> str:
+    text = raw.decode("utf-8")
+    if "\0" in text:
+        raise ValueError("a NUL byte, which PostgreSQL's texts cannot have")
+    return text
+
+
+def _maybe_text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("utf-8", "replace")
+
+
+def _time(record: ConsumerRecord, kind: str) -> Any:
+    if record.timestamp < 0:
+        return None
+    if kind.startswith("timestamp") or kind == "date":
+        import datetime
+
+        epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+        return epoch + datetime.timedelta(milliseconds=record.timestamp)
+    return record.timestamp
+
+
+def _field(source: str, kind: str, record: ConsumerRecord) -> Any:
+    raw = record.raw_value
+    if raw is None:
+        return None
+    found: Any = json.loads(raw)
+    if not isinstance(found, dict):
+        raise ValueError("the value is no JSON object")
+    for name in source.split(".")[1:]:
+        found = found.get(name) if isinstance(found, dict) else None
+    if found is None:
+        return None
+    if kind in ("json", "jsonb") or isinstance(found, (dict, list)):
+        return json.dumps(found)
+    return found.encode() if kind == "bytea" and isinstance(found, str) else found
