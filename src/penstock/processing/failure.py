@@ -220,8 +220,12 @@ class FailurePolicy:
             "'retry', 'dead_letter', 'skip', 'stop'"
         )
 
-    def check(self, name: str, order_by: str | None) -> None:
-        """ConfigError where a retry topic would break the order that was asked for."""
+    def check(self, name: str, order_by: str | None, batch: int = 0) -> None:
+        """ConfigError where a retry topic would break the order that was asked for, or stands beside batches."""
+        if self.retry_topics and batch:
+            raise ConfigError(
+                f"{name}: retry topics go with handlers of single records, not with batch={batch}; use Retry(…)"
+            )
         if self.retry_topics and order_by is not None:
             raise ConfigError(
                 f"{name}: a retry topic and order_by={order_by!r} do not go together: later records of a key would overtake the one that "

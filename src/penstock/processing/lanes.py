@@ -125,7 +125,7 @@ class Lane:
         self.concurrency = concurrency
         self.timeout_s = timeout_s
         self.delivers = False  # whether results are written: set by the runtime
-        self.transactional = False  # whether they wait for a transaction
+        self.retry_topics: frozenset[str] = frozenset(policy.retry_topics)
         self.running: set[Work] = set()
         self.resting = 0  # works that wait for a retry to be due
         self.aside = 0  # works that are being put away or delivered
@@ -354,6 +354,8 @@ class RecordLane(Lane):
         super().__init__(name, **rest)
         self._by_key = order == "key"
         self._by_partition = order == "partition"
+        self.later: Callable[[ConsumerRecord], tuple[float, int]] | None = None
+        """Of a record of a retry topic: when it is due (the clock's ms), and how many attempts there were; set by the runtime."""
         self._ready: deque[Work] = deque()
 
     @property
@@ -365,6 +367,7 @@ class RecordLane(Lane):
         parcel = Parcel(0, records.size_bytes())
         chains, ready, added = partition.chains, self._ready, partition.added
         by_key, key = self._by_key, (True if self._by_partition else None)
+        later = self.later if partition.topic_partition.topic in self.retry_topics else None
         count = 0
         for record in records:
             offset = record.offset
@@ -375,7 +378,9 @@ class RecordLane(Lane):
             if by_key:
                 key = record.raw_key  # type: ignore[assignment]
             work = Work(record, partition, key, parcel)
-            if key is None:
+            if later is not None:
+                self._add_later(work, later(record))
+            elif key is None:
                 ready.append(work)
             elif key in chains:
                 chain = chains[key]
@@ -392,6 +397,13 @@ class RecordLane(Lane):
             parcel.records = count
             self._load.bytes += parcel.bytes
         return count
+
+    def _add_later(self, work: Work, told: tuple[float, int]) -> None:
+        due_ms, work.attempts = told
+        if due_ms > self._clock_ms():
+            self._rest_until(work, due_ms)
+        else:
+            self._ready.append(work)
 
     def _next(self) -> Work | None:
         return self._ready.popleft() if self._ready else None

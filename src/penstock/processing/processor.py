@@ -304,7 +304,7 @@ class HandlerOptions:
             )
         if once is not None and (executor == "process" or self.batch):
             raise ConfigError(f"{name}: once=… goes with single records, and not with executor='process'")
-        policy.check(name, self.order_by)
+        policy.check(name, self.order_by, self.batch)
         concurrency, adaptive = self._concurrency(name, executor)
         return HandlerSpec(
             name=name,

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .._native import ConsumerRecords
+from .._native import ConsumerRecord, ConsumerRecords
 from ..consumer import AsyncKafkaConsumer
 from ..errors import (
     ConnectionFailedError,
@@ -32,7 +32,7 @@ from .deliveries import Deliveries, outputs_of
 from .executors.making import executor_of
 from .health import Health
 from .lanes import Lane, Load, Ownership, RecordLane, first_record
-from .retry_topics import headers_for_retry
+from .retry_topics import attempts_of, due_epoch_ms, headers_for_retry
 from .settings import HandlerSpec, ProcessorSettings
 from .work import Executor, Work
 
@@ -211,12 +211,17 @@ class Runtime:
                 )
             else:
                 lane = RecordLane(spec.name, spec.order_by, **shared)
+                lane.later = self._later
             lane.delivers = spec.sink is None
             station = Station(spec, lane, executor_of(spec, self._settings.config))
             station.executor.start(lane)
             self.stations.append(station)
             for topic in (*spec.topics, *spec.policy.retry_topics):
                 self._station_of[topic] = station
+
+    def _later(self, record: ConsumerRecord) -> tuple[float, int]:
+        wait_ms = due_epoch_ms(record) - time.time() * 1000
+        return self._now_ms() + max(0.0, wait_ms), attempts_of(record)
 
     def _sinks(self) -> list[Any]:
         return [station.spec.sink for station in self.stations if station.spec.sink is not None]
@@ -406,20 +411,20 @@ class Runtime:
         self._keep(self._loop.create_task(self._send_away(lane, work, topic, error, None)))
 
     def put_off(self, lane: Lane, work: Work, topic: str, due_ms: float, error: BaseException) -> None:
-        due_epoch_ms = int(time.time() * 1000 + max(0.0, due_ms - self._now_ms()))
-        self._keep(self._loop.create_task(self._send_away(lane, work, topic, error, due_epoch_ms)))
+        due = int(time.time() * 1000 + max(0.0, due_ms - self._now_ms()))
+        self._keep(self._loop.create_task(self._send_away(lane, work, topic, error, due)))
 
     async def _send_away(
-        self, lane: Lane, work: Work, topic: str, error: BaseException, due_epoch_ms: int | None
+        self, lane: Lane, work: Work, topic: str, error: BaseException, due: int | None
     ) -> None:
         """Of a batch only one record is left when it comes here."""
         assert self._dead_letters is not None
         record = first_record(work)
-        if due_epoch_ms is None:
+        if due is None:
             await self._dead_letters.send(record, topic, error, work.attempts)
         else:
             group_id = self._settings.config["group.id"]
-            headers = headers_for_retry(record, error, work.attempts, due_epoch_ms, group_id)
+            headers = headers_for_retry(record, error, work.attempts, due, group_id)
             await self._dead_letters.send_with(record, topic, headers)
         lane.settled(work)
         self._kick(lane)
