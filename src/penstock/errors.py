@@ -23,6 +23,8 @@ KafkaError                        retriable says whether the same call may succe
 │   └── CommitRewindError         commit() below what was committed, without allow_rewind
 ├── CommitFailedError             the group moved on; the partitions belong to others now
 │   └── RebalanceInProgressError  poll() has to take part in a rebalance first
+├── TransactionError              the transaction cannot be committed: abort it, and begin another
+│   └── ProducerFencedError       another producer has taken the transactional id over: this one is done for
 ├── ProcessingError               concerns handlers and what they are given
 │   ├── HandlerTimeoutError       a handler took longer than its `timeout`
 │   ├── WorkerDiedError           the process that ran a handler died
@@ -192,6 +194,19 @@ class RebalanceInProgressError(CommitFailedError):
     """A commit while the group rebalances and waits for this consumer's poll(). Call poll(), then commit what is still assigned."""
 
     retriable = True
+
+
+class TransactionError(KafkaError):
+    """Something of the transaction has failed, so that it cannot be committed: call abort_transaction(), then begin again. The cause is
+    `__cause__`."""
+
+    retriable = True
+
+
+class ProducerFencedError(TransactionError):
+    """Another producer has taken the transactional id over. This one can only be closed; what it had not committed is aborted."""
+
+    retriable = False
 
 
 class ProcessingError(KafkaError):

@@ -10,7 +10,7 @@ from typing import Final
 
 from .option import ADMIN, INT_MAX, PRODUCER, Kind, Option, Status
 
-_NO_TRANSACTIONS: Final = "transactions of the producer are not in this version"
+_NO_TRANSACTIONS: Final = "penstock's own transactions need no outside coordinator"
 
 PRODUCER_OPTIONS: Final[tuple[Option, ...]] = (
     Option(
@@ -129,12 +129,12 @@ PRODUCER_OPTIONS: Final[tuple[Option, ...]] = (
     Option(
         "transactional.id", Kind.STRING, None, "low",
         "The name under which a producer's transactions outlive it (KIP-98).",
-        PRODUCER, status=Status.NOT_YET, instead=_NO_TRANSACTIONS,
+        PRODUCER,
     ),
     Option(
         "transaction.timeout.ms", Kind.INT, 60_000, "low",
         "How long a transaction may stay open before the coordinator aborts it (KIP-98).",
-        PRODUCER, minimum=1, status=Status.NO_EFFECT, instead=_NO_TRANSACTIONS,
+        PRODUCER, minimum=1,
     ),
     Option(
         "transaction.two.phase.commit.enable", Kind.BOOLEAN, False, "low",

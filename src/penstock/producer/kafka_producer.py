@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from os import getpid
 from types import TracebackType
 from typing import Any, TypeVar
@@ -21,13 +21,22 @@ from ..config import resolve
 from ..engine.client import ClusterClient, with_client_id
 from ..engine.thread import EngineThread
 from ..errors import ClosedError, IllegalStateError, KafkaError, KafkaTimeoutError
-from ..types import Header, PartitionInfo, RecordMetadata
+from ..types import (
+    ConsumerGroupMetadata,
+    Header,
+    OffsetAndMetadata,
+    PartitionInfo,
+    RecordMetadata,
+    TopicPartition,
+)
 from .accumulator import RECORD_OVERHEAD_BYTES, PartitionQueue, RecordAccumulator, TopicQueues
 from .batch import DeliveryCallback, DeliveryFuture, ProducerBatch, Stored, failed, metadata_of
 from .outcomes import too_large
 from .partitioner import queue_weights
 from .sender import Sender
 from .settings import ProducerSettings
+from .transaction_states import TransactionState, TransactionStates
+from .transactions import Transactions
 
 T = TypeVar("T")
 Timeout = float | datetime.timedelta
@@ -66,6 +75,16 @@ class KafkaProducer:
         self._sender = Sender(
             self._engine, self._client, settings, self._accumulator, self._lock, self._freed
         )
+        self._transactions: Transactions | None = None
+        if settings.transactional_id is not None:
+            states = TransactionStates(settings.transactional_id)
+            self._transactions = self._sender.transactions = Transactions(
+                self._client,
+                states,
+                self._sender.identity,
+                settings.transaction_timeout_ms,
+                self._sender.wake,
+            )
         self._closed = False
         _open_producers.add(self)
         self._engine.post(self._client.start)
@@ -96,6 +115,8 @@ class KafkaProducer:
         """
         if self._closed or getpid() != self._pid:
             self._refuse()
+        if self._transactions is not None:
+            self._transactions.states.need("send()", TransactionState.OPEN)
         key_bytes = self._encode_key(key) if key is not None else None
         value_bytes = self._encode_value(value) if value is not None else None
         if timestamp_ms is None:
@@ -177,6 +198,91 @@ class KafkaProducer:
                 f"flush(): {left} records are still on their way after {to_s(timeout or 0) * 1000:.0f} ms; they are still "
                 "being sent: wait longer, or look at the brokers"
             )
+
+    # ------------------------------------------------------------ transactions
+
+    def init_transactions(self) -> None:
+        """Take the transactional id over: a producer that had it before is fenced, and what it left open is aborted or, if its commit had
+        begun, committed. Once, before the first transaction; waits at most `max.block.ms`. Source: KIP-98."""
+        transactions = self._need_transactions("init_transactions()", TransactionState.UNINITIALIZED)
+        self._ask_within("init_transactions()", transactions.initialize)
+
+    def begin_transaction(self) -> None:
+        """What is sent from here on belongs together, until commit_transaction() or abort_transaction()."""
+        transactions = self._need_transactions("begin_transaction()", TransactionState.READY)
+        transactions.states.begun()
+
+    def send_offsets_to_transaction(
+        self, offsets: Mapping[TopicPartition, OffsetAndMetadata | int], group_metadata: ConsumerGroupMetadata
+    ) -> None:
+        """Commit a group's offsets with the transaction. `offsets`: the next ones to read; `group_metadata`: the consumer's
+        group_metadata(), by which a member that the group has moved on without is refused (CommitFailedError; KIP-447)."""
+        transactions = self._need_transactions("send_offsets_to_transaction()", TransactionState.OPEN)
+        entries = {
+            TopicPartition(*tp): entry if isinstance(entry, OffsetAndMetadata) else OffsetAndMetadata(entry)
+            for tp, entry in offsets.items()
+        }
+        if entries:
+            self._ask_within(
+                "send_offsets_to_transaction()", transactions.send_offsets, entries, group_metadata
+            )
+
+    def commit_transaction(self) -> None:
+        """Wait until all that was sent is stored, then commit. TransactionError: it has to be aborted instead; the records are not seen by
+        who reads committed ones. KafkaTimeoutError: the outcome is not known; call it again."""
+        transactions = self._need_transactions(
+            "commit_transaction()", TransactionState.OPEN, TransactionState.COMMITTING
+        )
+        states = transactions.states
+        if states.state is TransactionState.OPEN:
+            self._drain(None)
+            states.need("commit_transaction()", TransactionState.OPEN)  # a record that was not stored says no
+            states.go(TransactionState.COMMITTING)
+        self._ask_within("commit_transaction()", self._sender.end_transaction, commit=True)
+        states.go(TransactionState.READY)
+
+    def abort_transaction(self) -> None:
+        """Make all of the transaction unseen for who reads committed records. Another may begin then."""
+        transactions = self._need_transactions(
+            "abort_transaction()", TransactionState.OPEN, TransactionState.FAILED, TransactionState.ABORTING
+        )
+        if transactions.states.state is not TransactionState.ABORTING:
+            transactions.states.go(TransactionState.ABORTING)
+        self._ask_within("abort_transaction()", self._sender.end_transaction, commit=False)
+        transactions.states.go(TransactionState.READY)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """`with producer.transaction():` begins one, and commits it at the end, or aborts it if an exception ends the block."""
+        self.begin_transaction()
+        try:
+            yield
+            self.commit_transaction()
+        except BaseException:
+            states = self._transactions.states if self._transactions is not None else None
+            if states is not None and states.state in (TransactionState.OPEN, TransactionState.FAILED):
+                self.abort_transaction()
+            raise
+
+    def _need_transactions(self, what: str, *states: TransactionState) -> Transactions:
+        if self._closed or getpid() != self._pid:
+            self._refuse()
+        if self._transactions is None:
+            raise IllegalStateError(
+                f"{what} needs transactional.id: the name under which transactions outlive a producer"
+            )
+        self._refuse_in_callback(what)
+        self._transactions.states.need(what, *states)
+        return self._transactions
+
+    def _ask_within(
+        self, what: str, function: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any
+    ) -> T:
+        async def within() -> T:
+            async with self._client.within(self._settings.max_block_ms, what):
+                return await function(*args, **kwargs)
+
+        return self._engine.ask(within)
 
     # ------------------------------------------------------------ the cluster
 

@@ -12,18 +12,22 @@ from ..engine.backoff import Backoff
 from ..engine.client import PRODUCE, ClusterClient
 from ..engine.connection import BrokerConnection, DisconnectedError
 from ..engine.thread import EngineThread
-from ..errors import KafkaError, ProduceError
+from ..errors import KafkaError, ProduceError, TransactionError
 from ..protocol import Api, error_for, error_name, is_retriable
+from ..types import TopicPartition
 from .accumulator import PartitionQueue, Readiness, RecordAccumulator
 from .batch import ProducerBatch, Stored
 from .outcomes import Verdict, expired_error, judge, refused, split
-from .sequences import ProducerIdentity
+from .sequences import PartitionSequences, ProducerIdentity
 from .settings import ProducerSettings
+from .transactions import Transactions
 
 _log = logging.getLogger("penstock.producer")
 
+_BEFORE_TRANSACTIONS_2 = 11
 _UNKNOWN_SERVER_ERROR, _UNKNOWN_TOPIC = -1, 3
 _HOPELESS_TOPIC_CODES = frozenset({17, 29})  # invalid name, not authorized: waiting does not help
+_ENDS_A_TRANSACTION = frozenset({Verdict.SPLIT, Verdict.OUT_OF_ORDER})
 Parcel = tuple[PartitionQueue, ProducerBatch]
 
 
@@ -50,6 +54,8 @@ class Sender:
         self._client = client
         self._settings = settings
         self._accumulator = accumulator
+        # 12 adds partitions to transactions by itself, under transaction.version 2 (KIP-890)
+        self._produce_version = None if settings.transactional_id is None else _BEFORE_TRANSACTIONS_2
         self._lock = lock  # guards the accumulator
         self._freed = freed  # over the same lock: told when memory comes free
         self._event = asyncio.Event()
@@ -58,6 +64,7 @@ class Sender:
         self._opening: set[int] = set()
         self._not_before_ms: dict[int, int] = {}  # by node: a quota asks for silence
         self._identifying = False
+        self.transactions: Transactions | None = None  # set once, by a producer with transactional.id
         self._awaited: Counter[str] = Counter()  # calls that wait for a topic to be there
         client.on_update.append(self._on_metadata)
 
@@ -149,8 +156,9 @@ class Sender:
         if self.fatal is not None:
             self.give_up(self.fatal)
             return None
-        if self._settings.idempotent and not self.identity.known:
-            self._identify()
+        if self.transactions is not None and (lost := self.transactions.states.lost) is not None:
+            self.give_up(lost)
+        if self._settings.idempotent and not self._may_send():
             with self._lock:
                 return self._accumulator.next_expiry_ms()
         snapshot = self._client.snapshot
@@ -159,7 +167,8 @@ class Sender:
                 ready = self._accumulator.ready(
                     now_ms, lambda topic, partition: snapshot.leader(topic, partition)[0]
                 )
-            sent = [self._send_to(node, queues, now_ms, ready) for node, queues in ready.by_node.items()]
+            by_node = {node: self._in_transaction(queues) for node, queues in ready.by_node.items()}
+            sent = [self._send_to(node, queues, now_ms, ready) for node, queues in by_node.items() if queues]
             if not any(sent):
                 break
         if ready.leaderless:
@@ -169,6 +178,24 @@ class Sender:
         if expiry_ms is not None:
             ready.look_again(expiry_ms)
         return ready.next_ms
+
+    def _may_send(self) -> bool:
+        """Whether there is a producer id, and, with transactions, one is open that has not failed."""
+        if self.transactions is not None:
+            return self.identity.known and self.transactions.states.may_send
+        if not self.identity.known:
+            self._identify()
+        return self.identity.known
+
+    def _in_transaction(self, queues: list[PartitionQueue]) -> list[PartitionQueue]:
+        """Those whose partitions the coordinator knows to be in the transaction; it is asked to take the others in."""
+        if self.transactions is None:
+            return queues
+        known = self.transactions.states.partitions
+        inside = [queue for queue in queues if (queue.topic, queue.partition) in known]
+        if len(inside) < len(queues):
+            self.transactions.want({TopicPartition(queue.topic, queue.partition) for queue in queues})
+        return inside
 
     def _send_to(self, node: int, queues: list[PartitionQueue], now_ms: int, ready: Readiness) -> bool:
         """One request to a node with a batch of each of these partitions, as far as they fit; whether one was sent."""
@@ -236,7 +263,11 @@ class Sender:
                     self._landed(queue, batch)
                     self._finish(queue, batch, Stored(-1))
             else:
-                self._answered(node, parcels, await connection.request(Api.PRODUCE, **fields))
+                self._answered(
+                    node,
+                    parcels,
+                    await connection.request(Api.PRODUCE, at_most=self._produce_version, **fields),
+                )
         except KafkaError as error:
             self._lost(parcels, error)
         except Exception as error:  # a mistake of ours must not leave records without an outcome
@@ -288,6 +319,10 @@ class Sender:
             self._finish(queue, batch, Stored(int(answer.base_offset) if code == 0 else -1, append_ms))
             return
         _log.debug("%r: %s", batch, error_name(code))
+        if verdict in _ENDS_A_TRANSACTION and self.transactions is not None:
+            # Sequence numbers are the coordinator's here: holes are mended by a new epoch, after the abort.
+            self._finish(queue, batch, refused(code, batch, answer))
+            return
         if verdict is Verdict.SPLIT:
             self._split(queue, batch)
             return
@@ -346,6 +381,8 @@ class Sender:
             queue.sequences.stored(batch)
         else:
             queue.sequences.given_up(batch, surely_not_stored=True)
+            if self.transactions is not None:
+                self.transactions.states.failed(outcome)
         with self._lock:
             if self._accumulator.finished(batch) and self._accumulator.starved:
                 self._freed.notify_all()
@@ -374,6 +411,25 @@ class Sender:
                 batch.sealed = True
         for queue, batch in doomed:
             self._finish(queue, batch, error)
+
+    async def end_transaction(self, *, commit: bool) -> None:
+        """EndTxn; before an abort all that is not stored yet is given up, and after it sequence numbers begin anew."""
+        transactions = self.transactions
+        assert transactions is not None
+        if commit:
+            await transactions.end(commit=True)
+            return
+        clean = not self._accumulator.incomplete and transactions.states.error is None
+        self.give_up(TransactionError("the transaction was aborted before this record was stored"))
+        while any(self._in_flight.values()):  # else a late one could be stored after the abort's marker
+            await asyncio.sleep(0.005)
+        await transactions.end(commit=False)
+        if not clean:
+            await transactions.raise_epoch()
+            with self._lock:
+                for topic in self._accumulator.topics.values():
+                    for queue in topic.queues:
+                        queue.sequences = PartitionSequences()
 
     async def shut_down(self, error: BaseException) -> None:
         """Give up all that is not stored yet and close the connections."""
@@ -430,10 +486,11 @@ def _shows(client: ClusterClient, topic: str) -> bool:
 def _produce_fields(settings: ProducerSettings, parcels: list[Parcel]) -> dict[str, Any]:
     topics: dict[str, list[dict[str, Any]]] = {}
     for _, batch in parcels:
-        entry = {"index": batch.partition, "records": batch.build()}
+        records = batch.build(transactional=settings.transactional_id is not None)
+        entry = {"index": batch.partition, "records": records}
         topics.setdefault(batch.topic, []).append(entry)
     return {
-        "transactional_id": None,
+        "transactional_id": settings.transactional_id,
         "acks": settings.acks,
         "timeout": settings.request_timeout_ms,
         "topic_data": [{"name": name, "partition_data": entries} for name, entries in topics.items()],

@@ -32,6 +32,8 @@ class ProducerSettings:
     max_block_ms: int = 60_000
     ignore_keys: bool = False
     adaptive_partitioning: bool = True
+    transactional_id: str | None = None
+    transaction_timeout_ms: int = 60_000
 
     @classmethod
     def of(cls, config: Config) -> ProducerSettings:
@@ -66,6 +68,8 @@ class ProducerSettings:
             max_block_ms=int(config["max.block.ms"]),
             ignore_keys=bool(config["partitioner.ignore.keys"]),
             adaptive_partitioning=bool(config["partitioner.adaptive.partitioning.enable"]),
+            transactional_id=_transactional_id(config, acks, in_flight),
+            transaction_timeout_ms=int(config["transaction.timeout.ms"]),
         )
 
 
@@ -74,6 +78,17 @@ def _level(config: Config, option: str) -> int | None:
     if option not in config.given or (option == "compression.gzip.level" and config[option] == -1):
         return None
     return int(config[option])
+
+
+def _transactional_id(config: Config, acks: int, in_flight: int) -> str | None:
+    """Transactions need sequence numbers (KIP-98)."""
+    name: str | None = config["transactional.id"]
+    if name is not None and not _idempotent(config, acks, in_flight):
+        raise ConfigError(
+            f"transactional.id={name!r} needs enable.idempotence=True, acks=all, retries, and at most {_BROKER_REMEMBERS_BATCHES} requests "
+            "in flight; leave these options out"
+        )
+    return name
 
 
 def _idempotent(config: Config, acks: int, in_flight: int) -> bool:

@@ -32,6 +32,10 @@ class Api(IntEnum):
     DELETE_RECORDS = 21
     INIT_PRODUCER_ID = 22
     OFFSET_FOR_LEADER_EPOCH = 23
+    ADD_PARTITIONS_TO_TXN = 24
+    ADD_OFFSETS_TO_TXN = 25
+    END_TXN = 26
+    TXN_OFFSET_COMMIT = 28
     DESCRIBE_CONFIGS = 32
     SASL_AUTHENTICATE = 36
     CREATE_PARTITIONS = 37
@@ -64,6 +68,10 @@ SPOKEN: Final[dict[Api, tuple[int, int]]] = {
     Api.DELETE_RECORDS: (0, 2),
     Api.INIT_PRODUCER_ID: (0, 5),
     Api.OFFSET_FOR_LEADER_EPOCH: (2, 4),
+    Api.ADD_PARTITIONS_TO_TXN: (0, 3),  # from 4 on between brokers
+    Api.ADD_OFFSETS_TO_TXN: (0, 4),
+    Api.END_TXN: (0, 4),  # 5 belongs to transaction.version 2 (KIP-890)
+    Api.TXN_OFFSET_COMMIT: (0, 4),  # likewise
     Api.DESCRIBE_CONFIGS: (1, 4),
     Api.CREATE_PARTITIONS: (0, 3),
     Api.DELETE_GROUPS: (0, 2),
@@ -95,6 +103,9 @@ MAY_BE_ABSENT: Final[dict[Api, frozenset[str]]] = {
     Api.DELETE_TOPICS: frozenset({"name", "topic_id", "topic_names", "topics"}),
     Api.INIT_PRODUCER_ID: frozenset({"producer_epoch", "producer_id"}),
     Api.OFFSET_FOR_LEADER_EPOCH: frozenset({"replica_id"}),
+    Api.TXN_OFFSET_COMMIT: frozenset(
+        {"committed_leader_epoch", "generation_id", "group_instance_id", "member_id"}
+    ),
     Api.DESCRIBE_CONFIGS: frozenset({"include_documentation"}),
     Api.DESCRIBE_CLUSTER: frozenset({"endpoint_type", "include_fenced_brokers"}),
     Api.CONSUMER_GROUP_HEARTBEAT: frozenset({"subscribed_topic_regex"}),

@@ -86,10 +86,11 @@ class PostgresSink:
         """From here on the owner before can store nothing of these. Where to go on, for those of which something is stored."""
         wanted = sorted(partitions)
         with self._one:
-            return self._with_retries(
+            found: Mapping[TopicPartition, int] = self._with_retries(
                 f"taking {len(wanted)} partitions over",
                 lambda connection: self._offsets.take(connection, wanted),
             )
+            return found
 
     def revoked(self, partitions: Iterable[TopicPartition]) -> None:
         with self._one:
