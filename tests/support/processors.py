@@ -1,0 +1,76 @@
+"""Processors in processes of their own, for tests that kill them: python -m tests.support.processors copy|store ...
+
+Each prints a line for each hundred records that it has begun, so that a test can kill it in the midst of work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from penstock import Output, PostgresSink, Processor
+
+ROOT = Path(__file__).parents[2]
+
+
+@contextlib.contextmanager
+def child(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """One process; killed at the end if it still runs."""
+    command = [sys.executable, "-m", "tests.support.processors", *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def ended(process: subprocess.Popen[bytes], how: signal.Signals, timeout_s: float = 30.0) -> str:
+    """Send the signal and wait for the end; what it wrote to its error output."""
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=timeout_s)
+    return errors.decode(errors="replace")
+
+
+def config_of(bootstrap_servers: str, group: str) -> dict[str, Any]:
+    return {
+        "bootstrap.servers": bootstrap_servers,
+        "group.id": group,
+        "auto.offset.reset": "earliest",
+        "session.timeout.ms": 6_000,
+        "heartbeat.interval.ms": 500,
+        "fetch.max.wait.ms": 50,
+        "max.poll.records": 100,
+        "request.timeout.ms": 10_000,
+    }
+
+
+def copy(bootstrap_servers: str, group: str, source: str, target: str) -> None:
+    """Each record of `source` to the same partition of `target`, by transactions."""
+    processor = Processor(config_of(bootstrap_servers, group), exactly_once=True, commit_interval="20ms")
+
+    @processor.handler(source, order_by="key", concurrency=50, output=target)
+    async def handle(record: Any) -> Output:
+        await asyncio.sleep(0.001)
+        return Output(record.value, key=record.key, partition=record.partition)
+
+    processor.run()
+
+
+def store(bootstrap_servers: str, group: str, topic: str, dsn: str) -> None:
+    """Each record of `topic` as a row of the table `copies`."""
+    columns = {"place": "partition", "kafka_offset": "offset", "body": "value"}
+    sink = PostgresSink(dsn, "copies", columns, retry_for_s=60)
+    processor = Processor(config_of(bootstrap_servers, group), commit_interval="50ms")
+    processor.sink(topic, sink=sink, batch=200)
+    processor.run()
+
+
+if __name__ == "__main__":
+    {"copy": copy, "store": store}[sys.argv[1]](*sys.argv[2:])
