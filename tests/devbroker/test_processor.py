@@ -26,6 +26,7 @@ from penstock.processing import (
     Skip,
     SkipRecord,
 )
+from tests.support import handlers
 
 WAIT_S = 30.0
 
@@ -490,3 +491,53 @@ def test_an_admin_sees_its_lag(broker: DevBroker) -> None:
     assert not processor.health().ready
     with Admin(bootstrap_servers=broker.bootstrap_servers) as admin:
         assert admin is not None
+
+
+def test_processes_run_what_crashes_hangs_or_needs_a_core(broker: DevBroker) -> None:
+    """Poison records cost their process, and go to the dead letters; all others are done, in other processes."""
+    topic, out, dead, group = made(broker), made(broker), made(broker, partitions=1), uuid.uuid4().hex
+    poison = ["die", "exit", "crash", "hang", "fail", "odd"]
+    with KafkaProducer(bootstrap_servers=broker.bootstrap_servers) as producer:
+        for number in range(300):
+            value = poison[number // 50] if number % 50 == 20 else str(number)
+            producer.send(topic, value=value, key=f"k{number % 40}")
+    processor = processor_of(broker, group, value_deserializer=handlers.text)
+    processor.handler(
+        topic,
+        executor="process",
+        concurrency=2,
+        timeout="2s",
+        retry=Retry(attempts=2, backoff="1ms"),
+        dead_letter=dead,
+        output=out,
+    )(handlers.of_orders)
+    with Running(processor) as running:
+        until(lambda: sum(committed(broker, group, topic).values()) == 300 or running.error, "all committed")
+        assert running.error is None
+    done = [record.value.split() for record in all_of(broker, out)]
+    assert len(done) == 294 and len({value for _, value in done}) == 294
+    assert len({pid for pid, _ in done}) > 2, "processes that died were replaced"
+    letters = {record.value: dict(record.headers) for record in all_of(broker, dead)}
+    assert {value.decode() for value in letters} == set(poison)
+    assert letters[b"crash"]["kafka_dlt-exception-fqcn"] == b"penstock.errors.WorkerDiedError"
+    assert letters[b"hang"]["kafka_dlt-exception-fqcn"] == b"penstock.errors.HandlerTimeoutError"
+    assert b"in the worker process" in (letters[b"fail"]["kafka_dlt-exception-stacktrace"] or b"")
+    assert b"OddError" in (letters[b"odd"]["kafka_dlt-exception-message"] or b"")
+
+
+def test_processes_take_batches(broker: DevBroker) -> None:
+    topic, out, group = made(broker, 500), made(broker), uuid.uuid4().hex
+    processor = processor_of(broker, group)
+    processor.handler(topic, executor="process", batch=100, within="50ms", order_by="partition", output=out)(
+        handlers.count
+    )
+    with Running(processor):
+        until(lambda: sum(committed(broker, group, topic).values()) == 500, "all committed")
+    assert sum(int(record.value) for record in all_of(broker, out)) == 500
+
+
+def test_what_no_other_process_can_find_is_refused(broker: DevBroker) -> None:
+    processor = processor_of(broker)
+    processor.handler(made(broker), executor="process")(lambda record: None)
+    with pytest.raises(ConfigError, match="cannot find"):
+        processor.run()

@@ -95,7 +95,7 @@ class LaneHost(Protocol):
     def deliver(self, lane: Lane, work: Work, result: Any) -> None:
         """Write what the handler returned."""
 
-    def stop_for(self, error: HandlerStoppedError) -> None:
+    def stop_for(self, error: Exception) -> None:
         """End the processor: this record cannot be done, and nothing may be committed past it."""
 
     def relieved(self, partition: Ownership) -> None:
@@ -194,6 +194,9 @@ class Lane:
         if isinstance(work.payload, ConsumerRecords) and self._cut(work, error, now_ms):
             return
         self._act(work, error, self._policy.decide(error, work.attempts, now_ms, self._chance()))
+
+    def broken(self, error: Exception) -> None:
+        self._host.stop_for(error)
 
     def released(self, work: Work) -> None:
         self.running.discard(work)

@@ -26,7 +26,6 @@ Duration = float | str
 _CONCURRENCY = {"async": 100, "thread": 8, "process": 2}
 _MAX_POLL_RECORDS = 2_000
 """What one poll takes in: more than Java's 500, since a poll is shared by many handlers here."""
-_ADAPTIVE_LIMITS = {"async": (8, 4096), "thread": (1, 256)}
 
 
 class Processor:
@@ -80,7 +79,7 @@ class Processor:
         self,
         *topics: str,
         order_by: Literal["key", "partition"] | None = "key",
-        concurrency: int | Literal["auto"] | None = None,
+        concurrency: int | None = None,
         executor: Literal["async", "thread", "process"] | None = None,
         retry: Retry | None = None,
         dead_letter: str | None = None,
@@ -90,7 +89,6 @@ class Processor:
         batch: int = 0,
         within: Duration = "200ms",
         output: str | None = None,
-        once: Any = None,
         name: str | None = None,
     ) -> Callable[[F], F]:
         """Declare the decorated function as the handler of these topics.
@@ -100,9 +98,9 @@ class Processor:
 
         `order_by='key'`: one call per key at a time, in log order, retries included; records without a key have no order. 'partition': per
         partition. None: no order. Batches keep to 'partition' for both of the first two.
-        `concurrency`: calls at once (100 coroutines, 8 threads, 2 processes if not given); 'auto' finds it.
+        `concurrency`: calls at once (100 coroutines, 8 threads, 2 processes if not given).
         `retry`, `dead_letter`, `on_error`, `breaker`: what a failure leads to. Without any of them a failure stops the processor.
-        `timeout`: of one call. `output`: the topic for what the handler returns. `once`: a Deduplicate.
+        `timeout`: of one call. `output`: the topic for what the handler returns.
         """
 
         def declare(function: F) -> F:
@@ -115,7 +113,6 @@ class Processor:
                     FailurePolicy(retry=retry, dead_letter=dead_letter, on_error=on_error),
                     breaker,
                     output,
-                    once,
                 )
             )
             return function
@@ -138,9 +135,7 @@ class Processor:
         """
         given = HandlerOptions(None, 1, "thread", batch, within, None)
         policy = FailurePolicy.of_sink(dead_letter)
-        self._add(
-            given.spec(name or type(sink).__name__, sink.write, topics, policy, None, None, None, sink=sink)
-        )
+        self._add(given.spec(name or type(sink).__name__, sink.write, topics, policy, None, None, sink=sink))
 
     def _add(self, spec: HandlerSpec) -> None:
         if self._runtime is not None:
@@ -258,7 +253,7 @@ class HandlerOptions:
     def __init__(
         self,
         order_by: str | None,
-        concurrency: int | str | None,
+        concurrency: int | None,
         executor: str | None,
         batch: int,
         within: Duration,
@@ -279,7 +274,6 @@ class HandlerOptions:
         policy: FailurePolicy,
         breaker: CircuitBreaker | None,
         output: str | None,
-        once: Any,
         sink: Sink | None = None,
     ) -> HandlerSpec:
         """ConfigError for what does not go together."""
@@ -302,17 +296,13 @@ class HandlerOptions:
             raise ConfigError(
                 f"{name}: batch is a number of records, or 0 for single ones; got {self.batch!r}"
             )
-        if once is not None and (executor == "process" or self.batch):
-            raise ConfigError(f"{name}: once=… goes with single records, and not with executor='process'")
         policy.check(name, self.order_by, self.batch)
-        concurrency, adaptive = self._concurrency(name, executor)
         return HandlerSpec(
             name=name,
             function=function,
             topics=topics,
             order_by=self.order_by,
-            concurrency=concurrency,
-            adaptive=adaptive,
+            concurrency=self._concurrency(name, executor),
             executor=executor,
             batch=self.batch,
             within_ms=self.within_ms,
@@ -320,24 +310,15 @@ class HandlerOptions:
             policy=policy,
             breaker=breaker,
             output=output,
-            once=once,
             sink=sink,
         )
 
-    def _concurrency(self, name: str, executor: str) -> tuple[int, tuple[int, int] | None]:
+    def _concurrency(self, name: str, executor: str) -> int:
         if self.concurrency is None:
-            return _CONCURRENCY[executor], None
-        if self.concurrency == "auto":
-            if executor not in _ADAPTIVE_LIMITS:
-                raise ConfigError(
-                    f"{name}: concurrency='auto' goes with coroutines and threads; give a number of processes"
-                )
-            return _ADAPTIVE_LIMITS[executor][0], _ADAPTIVE_LIMITS[executor]
+            return _CONCURRENCY[executor]
         if not isinstance(self.concurrency, int) or self.concurrency < 1:
-            raise ConfigError(
-                f"{name}: concurrency is a number from 1 on, or 'auto'; got {self.concurrency!r}"
-            )
-        return self.concurrency, None
+            raise ConfigError(f"{name}: concurrency is a number from 1 on; got {self.concurrency!r}")
+        return self.concurrency
 
 
 def _settings(given: Mapping[str, Any], **rest: Any) -> ProcessorSettings:

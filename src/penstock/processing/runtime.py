@@ -18,7 +18,6 @@ from .._native import ConsumerRecord, ConsumerRecords
 from ..consumer import AsyncKafkaConsumer
 from ..errors import (
     ConnectionFailedError,
-    HandlerStoppedError,
     KafkaError,
     ProcessingError,
     WakeupError,
@@ -194,8 +193,9 @@ class Runtime:
 
     def _open_stations(self) -> None:
         for spec in self._specs:
+            executor, concurrency = executor_of(spec, self._settings.config)
             shared: dict[str, Any] = {
-                "concurrency": spec.concurrency,
+                "concurrency": concurrency,
                 "timeout_s": spec.timeout_s,
                 "policy": spec.policy,
                 "breaker": spec.breaker,
@@ -213,7 +213,7 @@ class Runtime:
                 lane = RecordLane(spec.name, spec.order_by, **shared)
                 lane.later = self._later
             lane.delivers = spec.sink is None
-            station = Station(spec, lane, executor_of(spec, self._settings.config))
+            station = Station(spec, lane, executor)
             station.executor.start(lane)
             self.stations.append(station)
             for topic in (*spec.topics, *spec.policy.retry_topics):
@@ -456,7 +456,7 @@ class Runtime:
         lane.aside -= 1
         lane.failed(work, error)
 
-    def stop_for(self, error: HandlerStoppedError) -> None:
+    def stop_for(self, error: Exception) -> None:
         self._fail(error)
 
     def waits_until(self, due_ms: float) -> None:

@@ -20,7 +20,6 @@ class HandlerSpec:
     topics: tuple[str, ...]
     order_by: str | None
     concurrency: int
-    adaptive: tuple[int, int] | None
     executor: str
     batch: int
     within_ms: float
@@ -28,7 +27,6 @@ class HandlerSpec:
     policy: FailurePolicy
     breaker: CircuitBreaker | None
     output: str | None
-    once: Any  # a Deduplicate, or None
     sink: Any = None  # a Sink, or None
 
 

@@ -100,6 +100,9 @@ class WorkSource(Protocol):
     def failed(self, work: Work, error: BaseException) -> None:
         """The handler has raised, has run into its timeout (HandlerTimeoutError) or has killed its process (WorkerDiedError)."""
 
+    def broken(self, error: Exception) -> None:
+        """No handler can be run any more; the processor has to end."""
+
     def released(self, work: Work) -> None:
         """The handler was not run, or was cancelled: the work counts as never taken."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,29 +11,19 @@ from .coroutines import CoroutineExecutor
 from .threads import ThreadExecutor
 
 
-def executor_of(spec: HandlerSpec, config: Mapping[str, Any]) -> Executor:
-    """`config`: the consumer's options, for the deserializers that worker processes run."""
+def executor_of(spec: HandlerSpec, config: Mapping[str, Any]) -> tuple[Executor, int]:
+    """And how many works it may have at once. `config`: the consumer's options, for the deserializers that processes run."""
     if spec.executor == "async":
-        return CoroutineExecutor(_once_async(spec) if spec.once is not None else spec.function)
+        return CoroutineExecutor(spec.function), spec.concurrency
     if spec.executor == "thread":
-        return ThreadExecutor(_once(spec) if spec.once is not None else spec.function, name=spec.name)
-    from .processes import ProcessExecutor
+        return ThreadExecutor(spec.function, name=spec.name), spec.concurrency
+    from .processes import MOST_IN_FRAME, ProcessExecutor
 
-    return ProcessExecutor(
+    executor = ProcessExecutor(
         spec.function,
         processes=spec.concurrency,
         key_deserializer=config.get("key.deserializer"),
         value_deserializer=config.get("value.deserializer"),
+        batches=bool(spec.batch),
     )
-
-
-def _once(spec: HandlerSpec) -> Any:
-    from ..deduplication import once_in_thread
-
-    return functools.partial(once_in_thread, spec.once, spec.function)
-
-
-def _once_async(spec: HandlerSpec) -> Any:
-    from ..deduplication import once_in_loop
-
-    return functools.partial(once_in_loop, spec.once, spec.function)
+    return executor, spec.concurrency * (1 if spec.batch else MOST_IN_FRAME)

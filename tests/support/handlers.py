@@ -1,0 +1,41 @@
+"""Plain handlers at the top of a module, where worker processes find them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from typing import Any
+
+
+def of_orders(record: Any) -> bytes | None:
+    """What the value says."""
+    match record.value:
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "exit":
+            os._exit(3)
+        case "crash":
+            ctypes.string_at(0)
+        case "hang":
+            time.sleep(1000)
+        case "fail":
+            raise ValueError(f"no such order in process {os.getpid()}")
+        case "odd":
+            raise OddError(lambda: None)
+    return f"{os.getpid()} {record.value}".encode()
+
+
+class OddError(Exception):
+    """One that cannot be pickled."""
+
+
+def count(records: Any) -> bytes:
+    """A batch handler."""
+    return b"%d" % len(records)
+
+
+def text(raw: bytes) -> str:
+    """A deserializer."""
+    return raw.decode()
