@@ -11,6 +11,7 @@ from .broker import broker
 from .consume import consume
 from .groups import groups
 from .produce import produce
+from .run import run
 from .topics import topics
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app.add_typer(topics, name="topics")
 app.command()(produce)
 app.command()(consume)
 app.add_typer(groups, name="groups")
+app.command()(run)
 app.command()(broker)
 
 

@@ -14,3 +14,7 @@ class Health:
     alive: bool
     reason: str
     details: Mapping[str, object] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return {"ready": self.ready, "alive": self.alive, "reason": self.reason, **self.details}
