@@ -9,6 +9,7 @@ import typer
 
 from .broker import broker
 from .consume import consume
+from .dlq import dlq
 from .groups import groups
 from .produce import produce
 from .run import run
@@ -27,6 +28,7 @@ app.command()(produce)
 app.command()(consume)
 app.add_typer(groups, name="groups")
 app.command()(run)
+app.add_typer(dlq, name="dlq")
 app.command()(broker)
 
 
@@ -47,6 +49,6 @@ def penstock(
         int, typer.Option("-v", "--verbose", count=True, help="Log what happens inside; twice for more.")
     ] = 0,
 ) -> None:
-    """Read and write Kafka topics, look after topics and groups, run an embedded broker."""
+    """Read and write Kafka topics, run processors, look after topics, groups and dead letters, run an embedded broker."""
     level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")

@@ -31,6 +31,8 @@ STACKTRACE = "kafka_dlt-exception-stacktrace"
 ATTEMPTS = "penstock_dlt-attempts"  # text: calls of the handler that failed
 ROUNDS = "penstock_dlt-rounds"  # text: how often the record came to a dead-letter topic
 ORIGIN = (TOPIC, PARTITION, OFFSET, TIMESTAMP, TIMESTAMP_TYPE, GROUP)
+REPLACED = frozenset((EXCEPTION, MESSAGE, STACKTRACE, ATTEMPTS))
+"""What a redrive takes away; origin and rounds stay, for the case that the record fails again."""
 OURS = frozenset((*ORIGIN, EXCEPTION, MESSAGE, STACKTRACE, ATTEMPTS, ROUNDS))
 
 _STACKTRACE_CHARACTERS = 8_000

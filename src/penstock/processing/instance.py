@@ -53,7 +53,9 @@ def main(where: str, status_fd: int, number: int, level: str, static: bool, opti
 
 def _watch(processor: Processor) -> None:
     """The supervisor's end of our standard input is closed when it dies, however it does."""
-    while os.read(_STDIN, 64):  # not sys.stdin: its lock would be held by this thread when the interpreter ends
+    while os.read(
+        _STDIN, 64
+    ):  # not sys.stdin: its lock would be held by this thread when the interpreter ends
         pass
     _log.warning("the supervisor is gone: this instance stops")
     processor.stop()
