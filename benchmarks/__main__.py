@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: one run, one table for each topic. `python -m benchmarks groups`: see groups/."""
+"""`python -m benchmarks`: one run, one table for each topic. `python -m benchmarks groups` and `processing`: see there."""
 
 from __future__ import annotations
 
@@ -71,6 +71,10 @@ def main() -> int:
         from benchmarks.groups.__main__ import main as groups
 
         return groups(sys.argv[2:])
+    if sys.argv[1:2] == ["processing"]:
+        from benchmarks.processing.__main__ import main as processing
+
+        return processing(sys.argv[2:])
     arguments = _arguments()
     rounds = arguments.rounds or (1 if arguments.quick else 3)
     where = report.machine()
