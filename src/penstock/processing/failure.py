@@ -188,7 +188,9 @@ class FailurePolicy:
         """What a sink could not store for a reason that passes is tried for ever. A sink that is fenced has lost its partitions, which the
         group tells soon; if it does not, someone else writes under this group's name, and nothing may go on."""
         forever = Retry(attempts=None, backoff="200ms..10s")
-        policy = cls(None, dead_letter, {FencedError: Retry(attempts=8, backoff="200ms..10s", then=Stop())})
+        fenced = Retry(attempts=8, backoff="200ms..10s", then=Stop())
+        # Records that are refused are put away by the sink itself. What it raises is about all of them, or a mistake in the program.
+        policy = cls(None, dead_letter, {FencedError: fenced, Exception: Stop()})
         policy._sink_retry = forever
         return policy
 
@@ -275,13 +277,13 @@ class FailurePolicy:
         return self._then(action, attempts, now_ms)
 
     def _action(self, error: BaseException) -> Action | None:
+        if self._sink_retry is not None and isinstance(error, SinkError) and error.retriable:
+            return self._sink_retry
         for kind in type(error).__mro__:
             if kind in self._on_error:
                 return self._on_error[kind]
         if isinstance(error, DeserializationError):
             return None  # the bytes stay as they are
-        if self._sink_retry is not None and isinstance(error, SinkError):
-            return self._sink_retry if error.retriable else Stop()
         return self.retry
 
     @staticmethod

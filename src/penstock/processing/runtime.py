@@ -11,13 +11,14 @@ import itertools
 import logging
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from .._native import ConsumerRecord, ConsumerRecords
 from ..consumer import AsyncKafkaConsumer
 from ..errors import (
     ConnectionFailedError,
+    IllegalStateError,
     KafkaError,
     ProcessingError,
     WakeupError,
@@ -259,7 +260,7 @@ class Runtime:
         for tp in partitions:
             owned = self.owned.get(tp)
             if owned is None:
-                continue  # a listener that failed has not taken it over; it comes again
+                raise IllegalStateError(f"records of {tp} came, which was never taken over")
             station = self._station_of[tp.topic]
             run = records if len(partitions) == 1 else records.records(tp)
             station.lane.add(owned, run, next_offsets[tp])
@@ -320,9 +321,14 @@ class Runtime:
         if not partitions:
             self._assigned_once = True
             return
-        stored = await self._consumer.committed(partitions)
+        stored = await self._until_it_works(
+            "reading what is committed", functools.partial(self._consumer.committed, partitions)
+        )
         for sink, mine in self._by_sink(partitions):
-            positions = await asyncio.to_thread(sink.assigned, mine)
+            positions = await self._until_it_works(
+                f"taking over {len(mine)} partitions",
+                functools.partial(asyncio.to_thread, sink.assigned, mine),
+            )
             for tp, offset in positions.items():
                 await self._consumer.seek(tp, offset)
                 stored[tp] = OffsetAndMetadata(offset)
@@ -334,6 +340,18 @@ class Runtime:
             self._paused.discard(tp)
             self.owned[tp] = Ownership(tp, stored[tp], next(self._epochs))
         self._assigned_once = True
+
+    async def _until_it_works(self, what: str, call: Callable[[], Awaitable[Any]]) -> Any:
+        """Partitions that are assigned have to be taken over: without, their records would be left lying. Heartbeats go on meanwhile; who
+        cannot do it within max.poll.interval.ms loses them again."""
+        while True:
+            try:
+                return await call()
+            except KafkaError as error:
+                if not error.retriable or self._stopping:
+                    raise
+                _log.warning("%s failed and will be tried again: %s", what, error)
+                await asyncio.sleep(_RETRY_POLL_S)
 
     async def on_partitions_revoked(self, partitions: list[TopicPartition]) -> None:
         """What runs gets its time; what ends within it is committed; nothing of these is started any more."""
