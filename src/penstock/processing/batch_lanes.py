@@ -146,8 +146,8 @@ class BatchLane(Lane):
 
     def _settle(self, work: Work) -> None:
         if work.rest:
+            work.payload = work.rest.pop()  # before looking at what is gone: the part before is done
             if not self._gone(work):
-                work.payload = work.rest.pop()
                 self._again(work)
             return
         for span in work.spans:
