@@ -1,0 +1,105 @@
+"""What tests of sinks share: records made in memory, a relay that cuts a connection at a given step, dead letters that are noted."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import struct
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+from penstock import ConsumerRecords
+from penstock._native import BatchBuilder, decode_batches
+
+Given = bytes | None | tuple[Any, ...]
+"""A value; or (key, value), (key, value, headers), (key, value, headers, timestamp)."""
+
+TIMESTAMP_MS = 1_700_000_000_123
+
+
+def records_of(
+    given: Sequence[Given], *, topic: str = "t", partition: int = 0, offset: int = 0
+) -> ConsumerRecords:
+    """Records as a poll would give them, from `offset` on."""
+    builder = BatchBuilder()
+    for one in given:
+        key, value, headers, timestamp = _parts(one)
+        builder.append(timestamp, key, value, headers)
+    batch = bytearray(builder.build())
+    batch[:8] = struct.pack(">q", offset)
+    return decode_batches(bytes(batch), topic=topic, partition=partition)
+
+
+def _parts(one: Given) -> tuple[bytes | None, bytes | None, Any, int]:
+    if not isinstance(one, tuple):
+        return None, one, None, TIMESTAMP_MS
+    key, value, *rest = one
+    return key, value, rest[0] if rest else None, rest[1] if len(rest) > 1 else TIMESTAMP_MS
+
+
+class Letters(list[tuple[int, int, str]]):
+    """Stands where a processor's dead letters would: (partition, offset, why)."""
+
+    def __call__(self, record: Any, error: BaseException) -> None:
+        self.append((record.partition, record.offset, str(error)))
+
+
+class Relay:
+    """A TCP relay that cuts one connection at the n-th message of the client: before it is handed on, or once it has been answered."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.has_cut = False
+        self._left = 0
+        self._how: Literal["before", "after"] = "before"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def arm(self, step: int, how: Literal["before", "after"]) -> None:
+        self.has_cut, self._left, self._how = False, step, how
+
+    def disarm(self) -> None:
+        self._left = 0
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._relay, args=(client,), daemon=True).start()
+
+    def _relay(self, client: socket.socket) -> None:
+        with client, socket.create_connection(self._target) as server, contextlib.suppress(OSError):
+            while True:
+                ready, _, _ = select.select([client, server], [], [])
+                for source in ready:
+                    data = source.recv(1 << 16)
+                    if not data or (source is client and self._cuts(data, server)):
+                        return
+                    (server if source is client else client).sendall(data)
+
+    def _cuts(self, data: bytes, server: socket.socket) -> bool:
+        self._left -= 1
+        if self._left != 0:
+            return False
+        self.has_cut = True
+        if self._how == "after":
+            server.sendall(data)
+            server.settimeout(0.2)  # a part of a copy is not answered
+            with contextlib.suppress(TimeoutError):
+                server.recv(1 << 16)
+        return True
+
+
+@contextlib.contextmanager
+def relay_to(host: str, port: int) -> Iterator[Relay]:
+    relay = Relay(host, port)
+    try:
+        yield relay
+    finally:
+        relay.close()
