@@ -49,7 +49,7 @@ if TYPE_CHECKING:
         Stop,
     )
     from .producer import KafkaProducer
-    from .sinks import PostgresSink
+    from .sinks import DatabaseSink, PostgresSink, SqliteSink
 
 _LAZY = {
     "Admin": "penstock.admin",
@@ -58,6 +58,7 @@ _LAZY = {
     "CircuitBreaker": "penstock.processing",
     "ConsumerRecord": "penstock._native",
     "ConsumerRecords": "penstock._native",
+    "DatabaseSink": "penstock.sinks",
     "DeadLetter": "penstock.processing",
     "DevBroker": "penstock.devbroker",
     "KafkaConsumer": "penstock.consumer.kafka_consumer",
@@ -74,6 +75,7 @@ _LAZY = {
     "RetryTopic": "penstock.processing",
     "Skip": "penstock.processing",
     "SkipRecord": "penstock.processing",
+    "SqliteSink": "penstock.sinks",
     "Stop": "penstock.processing",
 }
 
@@ -85,6 +87,7 @@ __all__ = [
     "ConsumerGroupMetadata",
     "ConsumerRecord",
     "ConsumerRecords",
+    "DatabaseSink",
     "DeadLetter",
     "DevBroker",
     "KafkaConsumer",
@@ -106,6 +109,7 @@ __all__ = [
     "RetryTopic",
     "Skip",
     "SkipRecord",
+    "SqliteSink",
     "Stop",
     "TimestampType",
     "TopicPartition",

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from penstock import Output, PostgresSink, Processor
+from penstock import Output, PostgresSink, Processor, SqliteSink
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,5 +72,18 @@ def store(bootstrap_servers: str, group: str, topic: str, dsn: str) -> None:
     processor.run()
 
 
+def store_sqlite(bootstrap_servers: str, group: str, topic: str, path: str) -> None:
+    """Each record of `topic` as a row of the table `copies` of a file."""
+    sink = SqliteSink(path, "copies", {"place": "partition", "kafka_offset": "offset", "body": "value"})
+    _run_quickly(bootstrap_servers, group, topic, sink)
+
+
+def _run_quickly(bootstrap_servers: str, group: str, topic: str, sink: Any) -> None:
+    config = config_of(bootstrap_servers, group) | {"session.timeout.ms": 1_000, "heartbeat.interval.ms": 100}
+    processor = Processor(config, commit_interval="50ms")
+    processor.sink(topic, sink=sink, batch=200)
+    processor.run()
+
+
 if __name__ == "__main__":
-    {"copy": copy, "store": store}[sys.argv[1]](*sys.argv[2:])
+    {"copy": copy, "store": store, "store-sqlite": store_sqlite}[sys.argv[1]](*sys.argv[2:])

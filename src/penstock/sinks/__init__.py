@@ -1,19 +1,27 @@
-"""Where records come to rest, exactly once: PostgreSQL first, any DB-API database, HTTP."""
+"""Where records come to rest, exactly once: PostgreSQL, SQLite, any database that SQL reaches."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from .sink import Sink
 
 if TYPE_CHECKING:
+    from .database import DatabaseSink
     from .postgres import PostgresSink
+    from .sqlite import SqliteSink
 
-__all__ = ["PostgresSink", "Sink"]
+__all__ = ["DatabaseSink", "PostgresSink", "Sink", "SqliteSink"]
+
+_MODULES = {
+    "DatabaseSink": "database",
+    "HttpSink": "http",
+    "PostgresSink": "postgres",
+    "SqliteSink": "sqlite",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Sinks need their databases' drivers, so each is imported when it is asked for."""
-    if name == "PostgresSink":
-        from .postgres import PostgresSink
-
-        return PostgresSink
+    """Sinks need drivers, so each is imported when it is asked for."""
+    if name in _MODULES:
+        return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

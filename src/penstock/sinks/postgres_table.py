@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from .._native import ConsumerRecords, CopyEncoder
-from ..errors import SchemaError
-from .columns import Column, Source, columns_by_name
+from .columns import Column, Source
+from .schema import TableColumn, fitted, fitted_key
 from .storing import Rows
 from .values import RowMaker
 
 _STAGE = "penstock_stage"
-
-
-@dataclass(frozen=True, slots=True)
-class _TableColumn:
-    name: str
-    type: str  # as format_type has it
-    required: bool  # NOT NULL without a default
-    generated: bool
 
 
 class PostgresTable:
@@ -41,28 +32,12 @@ class PostgresTable:
     def look(self, connection: psycopg.Connection[Any], given: list[Column] | None) -> None:
         """SchemaError where the columns and the table do not fit."""
         there = self._read(connection)
-        by_name = {column.name: column for column in there}
-        if given is None:
-            given = columns_by_name([column.name for column in there if not column.generated])
-        missing = [column.name for column in given if column.name not in by_name]
-        if missing:
-            raise SchemaError(
-                f"table {self.name} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, by_name))}. "
-                f"ALTER TABLE {self.name} ADD COLUMN {missing[0]} text, say, or give other columns"
-            )
-        named = {column.name for column in given}
-        unfilled = [column.name for column in there if column.required and column.name not in named]
-        if unfilled:
-            raise SchemaError(
-                f"table {self.name}: {', '.join(map(repr, unfilled))} is NOT NULL without a default, and nothing goes into it: give it a "
-                f"source, or ALTER TABLE {self.name} ALTER COLUMN {unfilled[0]} DROP NOT NULL"
-            )
-        self._columns = given
+        self._columns = fitted(self.name, there, given)
         if self._upsert:
             self._key = self._look_for_key(connection)
-        self._make_encoder(by_name)
+        self._make_encoder({column.name: column for column in there})
 
-    def _read(self, connection: psycopg.Connection[Any]) -> list[_TableColumn]:
+    def _read(self, connection: psycopg.Connection[Any]) -> list[TableColumn]:
         rows = connection.execute(
             "SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull AND NOT a.atthasdef AND a.attidentity = '', "
             "a.attgenerated <> '' OR a.attidentity <> '' OR (a.atthasdef AND pg_get_expr(d.adbin, d.adrelid) LIKE 'nextval(%%') "
@@ -70,12 +45,7 @@ class PostgresTable:
             "WHERE a.attrelid = to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
             [self.name],
         ).fetchall()
-        if not rows:
-            raise SchemaError(
-                f"there is no table {self.name} in this database (search_path and upper case letters matter); create it first: "
-                f"CREATE TABLE {self.name} (…)"
-            )
-        return [_TableColumn(*row) for row in rows]
+        return [TableColumn(*row) for row in rows]
 
     def _look_for_key(self, connection: psycopg.Connection[Any]) -> tuple[str, ...]:
         """The columns to merge by: there has to be a unique index of exactly these, for ON CONFLICT."""
@@ -87,20 +57,9 @@ class PostgresTable:
             [self.name],
         ).fetchall()
         wanted = self._key or next((tuple(names) for primary, names in rows if primary), ())
-        if not wanted or sorted(wanted) not in [names for _, names in rows]:
-            shown = ", ".join(wanted) or "id"
-            raise SchemaError(
-                f"mode='upsert' needs a primary key or a unique index of table {self.name} on ({shown}): "
-                f"CREATE UNIQUE INDEX ON {self.name} ({shown})"
-            )
-        named = {column.name for column in self._columns}
-        if absent := [name for name in wanted if name not in named]:
-            raise SchemaError(
-                f"table {self.name}: nothing goes into {', '.join(map(repr, absent))}, which is the key to merge by"
-            )
-        return tuple(wanted)
+        return fitted_key(self.name, self._columns, wanted, [names for _, names in rows])
 
-    def _make_encoder(self, there: dict[str, _TableColumn]) -> None:
+    def _make_encoder(self, there: dict[str, TableColumn]) -> None:
         forms = {column.name: _form(column.source, there[column.name].type) for column in self._columns}
         required = {
             column.name
