@@ -49,7 +49,7 @@ if TYPE_CHECKING:
         Stop,
     )
     from .producer import KafkaProducer
-    from .sinks import DatabaseSink, PostgresSink, SqliteSink
+    from .sinks import DatabaseSink, HttpSink, PostgresSink, SqliteSink
 
 _LAZY = {
     "Admin": "penstock.admin",
@@ -61,6 +61,7 @@ _LAZY = {
     "DatabaseSink": "penstock.sinks",
     "DeadLetter": "penstock.processing",
     "DevBroker": "penstock.devbroker",
+    "HttpSink": "penstock.sinks",
     "KafkaConsumer": "penstock.consumer.kafka_consumer",
     "KafkaProducer": "penstock.producer",
     "MemberSubscription": "penstock.group.protocol",
@@ -90,6 +91,7 @@ __all__ = [
     "DatabaseSink",
     "DeadLetter",
     "DevBroker",
+    "HttpSink",
     "KafkaConsumer",
     "KafkaProducer",
     "MemberSubscription",

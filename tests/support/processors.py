@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from penstock import Output, PostgresSink, Processor, SqliteSink
+from penstock import HttpSink, Output, PostgresSink, Processor, SqliteSink
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,6 +78,11 @@ def store_sqlite(bootstrap_servers: str, group: str, topic: str, path: str) -> N
     _run_quickly(bootstrap_servers, group, topic, sink)
 
 
+def post(bootstrap_servers: str, group: str, topic: str, url: str, batch: str) -> None:
+    """Each record of `topic` to a server."""
+    _run_quickly(bootstrap_servers, group, topic, HttpSink(url, batch=int(batch), timeout_s=2))
+
+
 def _run_quickly(bootstrap_servers: str, group: str, topic: str, sink: Any) -> None:
     config = config_of(bootstrap_servers, group) | {"session.timeout.ms": 1_000, "heartbeat.interval.ms": 100}
     processor = Processor(config, commit_interval="50ms")
@@ -86,4 +91,4 @@ def _run_quickly(bootstrap_servers: str, group: str, topic: str, sink: Any) -> N
 
 
 if __name__ == "__main__":
-    {"copy": copy, "store": store, "store-sqlite": store_sqlite}[sys.argv[1]](*sys.argv[2:])
+    {"copy": copy, "store": store, "store-sqlite": store_sqlite, "post": post}[sys.argv[1]](*sys.argv[2:])

@@ -175,6 +175,8 @@ class Runtime:
             await self._committer.commit(owned)
         finally:
             self._fence(owned)
+            for sink, mine in self._by_sink([one.topic_partition for one in owned]):
+                await asyncio.to_thread(sink.revoked, mine)  # what still tries again gives up
             if self._timer is not None:
                 self._timer.cancel()
             for task in self._tasks:

@@ -1,4 +1,4 @@
-"""Where records come to rest, exactly once: PostgreSQL, SQLite, any database that SQL reaches."""
+"""Where records come to rest, exactly once: PostgreSQL, SQLite, any database that SQL reaches, HTTP."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -7,10 +7,11 @@ from .sink import Sink
 
 if TYPE_CHECKING:
     from .database import DatabaseSink
+    from .http import HttpSink
     from .postgres import PostgresSink
     from .sqlite import SqliteSink
 
-__all__ = ["DatabaseSink", "PostgresSink", "Sink", "SqliteSink"]
+__all__ = ["DatabaseSink", "HttpSink", "PostgresSink", "Sink", "SqliteSink"]
 
 _MODULES = {
     "DatabaseSink": "database",

@@ -11,10 +11,12 @@ from ..types import TopicPartition
 
 @runtime_checkable
 class Sink(Protocol):
-    """Stores records exactly once, since it stores the offsets with them.
+    """Stores records exactly once, since it stores the offsets with them; or, without offsets of its own, tells each record by its place.
 
-    Plain blocking calls. `write()` calls do not overlap each other; `assigned()`, `revoked()` may come from another thread than
-    `write()`, never at the same time as it. A method may raise; a ``SinkError`` says by `retriable` whether calling again can help.
+    Plain blocking calls. `write()` calls do not overlap each other; `assigned()`, `revoked()` and `close()` may come from another thread
+    than `write()`, and while it is under way, where that takes longer than a revocation or a stop waits: a sink that stores offsets lets
+    them wait for it, one that does not lets it end early. A method may raise; a ``SinkError`` says by `retriable` whether calling again
+    can help.
     """
 
     def open(self, group_id: str) -> None:

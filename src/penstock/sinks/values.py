@@ -149,7 +149,7 @@ def converted(value: Any, form: str) -> Any:
             return _text(value)
         case "bytes":
             return _text(value).encode()
-        case "int" if not isinstance(value, (bool, float, dict, list)):
+        case "int" if not isinstance(value, (float, dict, list)):
             return int(value)
         case "float" if not isinstance(value, (bool, dict, list)):
             return float(value)
