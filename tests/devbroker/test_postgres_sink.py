@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from penstock import DevBroker, KafkaProducer, PostgresSink, TopicPartition
 from penstock.errors import ConfigError, FencedError, HandlerStoppedError, SchemaError, SinkError
-from tests.support.sinks import TIMESTAMP_MS, Letters, records_of, relay_to
+from tests.support.sinks import TIMESTAMP_MS, Letters, cut_everywhere, records_of
 
 from .test_processor import Running, all_of, committed, processor_of, until
 
@@ -459,26 +459,18 @@ def test_a_connection_cut_at_any_message_costs_and_doubles_nothing(
         if mode == "upsert"
         else "CREATE TABLE t (n int)"
     )
-    with relay_to("127.0.0.1", postgres.port) as relay:
-        dsn = database.dsn.replace(str(postgres.port), str(relay.port))
-        sink = PostgresSink(dsn, "t", {"n": "value.n"}, mode=mode)
+
+    def sink_at(port: int) -> PostgresSink:
+        sink = PostgresSink(
+            database.dsn.replace(str(postgres.port), str(port)), "t", {"n": "value.n"}, mode=mode
+        )
         sink.open(database.group)
         sink.assigned([TP])
-        step, stored = 0, 0
-        while True:
-            step += 1
-            relay.arm(step, how)
-            sink.write(records_of([b'{"n": %d}' % n for n in range(stored, stored + 3)], offset=stored))
-            relay.disarm()
-            stored += 3
-            assert [n for (n,) in database.run("SELECT n FROM t ORDER BY n")] == list(range(stored)), (
-                f"step {step}"
-            )
-            if not relay.has_cut:
-                break
-        sink.close()
-    assert step > 3
-    assert database.run("SELECT next_offset FROM penstock_offsets") == [(stored,)]
+        return sink
+
+    cut_everywhere(
+        postgres.port, how, sink_at, lambda: [n for (n,) in database.run("SELECT n FROM t ORDER BY n")]
+    )
 
 
 def test_a_server_that_stays_away_is_retriable_and_a_stranger_to_secrets(caplog: Any) -> None:

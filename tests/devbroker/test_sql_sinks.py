@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from penstock import DatabaseSink, DevBroker, KafkaProducer, SqliteSink, TopicPartition
 from penstock.errors import ConfigError, FencedError, SchemaError, SinkError
 from tests.support.processors import child, ended
-from tests.support.sinks import TIMESTAMP_MS, Letters, records_of, relay_to
+from tests.support.sinks import TIMESTAMP_MS, Letters, cut_everywhere, records_of
 
 from .test_processor import Running, committed, processor_of, until
 
@@ -395,22 +395,12 @@ def test_a_connection_cut_at_any_message_costs_and_doubles_nothing(
     """Every message of a write, COMMIT among them, is lost, or its answer is."""
     place = Place(way, tmp_path, postgres.create_database(f"db_{uuid.uuid4().hex}"))
     place.run("CREATE TABLE t (n int)")
-    with relay_to("127.0.0.1", postgres.port) as relay:
-        sink = place.sink(dsn=place.dsn.replace(str(postgres.port), str(relay.port)))
-        step, stored = 0, 0
-        while True:
-            step += 1
-            relay.arm(step, how)
-            sink.write(records_of([b'{"n": %d}' % n for n in range(stored, stored + 3)], offset=stored))
-            relay.disarm()
-            stored += 3
-            assert [n for (n,) in place.run("SELECT n FROM t ORDER BY n")] == list(range(stored)), (
-                f"step {step}"
-            )
-            if not relay.has_cut:
-                break
-        sink.close()
-    assert step > 3
+    cut_everywhere(
+        postgres.port,
+        how,
+        lambda port: place.sink(dsn=place.dsn.replace(str(postgres.port), str(port))),
+        lambda: [n for (n,) in place.run("SELECT n FROM t ORDER BY n")],
+    )
 
 
 def test_a_file_that_is_locked_is_waited_for(lite: Place) -> None:

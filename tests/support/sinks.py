@@ -7,7 +7,7 @@ import select
 import socket
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 from penstock import ConsumerRecords
@@ -94,6 +94,31 @@ class Relay:
             with contextlib.suppress(TimeoutError):
                 server.recv(1 << 16)
         return True
+
+
+def cut_everywhere(
+    port: int,
+    how: Literal["before", "after"],
+    sink_at: Callable[[int], Any],
+    numbers: Callable[[], list[int]],
+) -> None:
+    """Writes through a relay that cuts one message after the other, three rows {"n": …} each time, until no message is left to cut.
+
+    `sink_at(port)`: a sink that is open and owns t-0. `numbers`: what is stored."""
+    with relay_to("127.0.0.1", port) as relay:
+        sink = sink_at(relay.port)
+        step, stored = 0, 0
+        while True:
+            step += 1
+            relay.arm(step, how)
+            sink.write(records_of([b'{"n": %d}' % n for n in range(stored, stored + 3)], offset=stored))
+            relay.disarm()
+            stored += 3
+            assert numbers() == list(range(stored)), f"step {step}"
+            if not relay.has_cut:
+                break
+        sink.close()
+    assert step > 3
 
 
 @contextlib.contextmanager

@@ -84,14 +84,7 @@ class PostgresTable:
             return Rows(blocks=blocks, count=count, bad=[(index, ValueError(why)) for index, why in bad])
         assert self._maker is not None
         rows = Rows()
-        for index, record in enumerate(records):
-            if index in skip:
-                continue
-            try:
-                values = self._maker.row(record)
-            except Exception as error:  # the user's function, or a value that is no JSON
-                rows.bad.append((index, error))
-                continue
+        for index, record, values in self._maker.rows(records, skip, rows.bad):
             if self._upsert:
                 values += [index, record.raw_value is None]
             rows.values.append(tuple(values))

@@ -60,14 +60,7 @@ class SqlTable:
         assert self._maker is not None
         rows = Rows()
         last: dict[Any, tuple[Any, ...]] = {}
-        for index, record in enumerate(records):
-            if index in skip:
-                continue
-            try:
-                values = self._maker.row(record)
-            except Exception as error:  # the user's function, or a value that is no JSON
-                rows.bad.append((index, error))
-                continue
+        for _, record, values in self._maker.rows(records, skip, rows.bad):
             rows.count += 1
             if self._upsert:
                 key = tuple(repr(values[place]) for place in self._key_places)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from .._native import ConsumerRecord
+from .._native import ConsumerRecord, ConsumerRecords
 from .columns import Column
+from .refusals import Refusals
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _TRUE, _FALSE = ("true", "t", "1", "yes", "on"), ("false", "f", "0", "no", "off")
@@ -47,6 +48,20 @@ class RowMaker:
         self._reads_json = any(
             isinstance(column.source, str) and column.source.startswith("value.") for column in columns
         )
+
+    def rows(
+        self, records: ConsumerRecords, skip: set[int], bad: Refusals
+    ) -> Iterator[tuple[int, ConsumerRecord, list[Any]]]:
+        """Those of all records but the ones at `skip`; what is no row goes to `bad`."""
+        for index, record in enumerate(records):
+            if index in skip:
+                continue
+            try:
+                values = self.row(record)
+            except Exception as error:  # the user's function, or a value that is no JSON
+                bad.append((index, error))
+            else:
+                yield index, record, values
 
     def row(self, record: ConsumerRecord) -> list[Any]:
         """ValueError, or whatever a function of the user raises, where the record is no row.
