@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import struct
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -17,11 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from penstock import DevBroker, KafkaProducer, PostgresSink, TopicPartition
-from penstock.errors import ConfigError, FencedError, HandlerStoppedError, SchemaError, SinkError
-from tests.support.sinks import TIMESTAMP_MS, Letters, cut_everywhere, records_of
-
-from .test_processor import Running, all_of, committed, processor_of, until
+from penstock import PostgresSink, TopicPartition
+from penstock.errors import ConfigError, FencedError, SchemaError, SinkError
+from tests.support.sinks import TIMESTAMP_MS, Database, Letters, cut_everywhere, records_of
 
 if TYPE_CHECKING:
     from tools.postgres import RealPostgres
@@ -29,41 +25,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.postgres
 
 TP = TopicPartition("t", 0)
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[DevBroker]:
-    with DevBroker(group_initial_rebalance_delay_ms=0) as running:
-        yield running
-
-
-class Database:
-    """A database of its own for each test."""
-
-    def __init__(self, dsn: str) -> None:
-        self.dsn = dsn
-        self.group = f"g-{uuid.uuid4().hex[:8]}"
-
-    def run(self, statement: str) -> list[Any]:
-        with psycopg.connect(self.dsn, autocommit=True) as connection:
-            cursor = connection.execute(statement.encode())
-            return cursor.fetchall() if cursor.description else []
-
-    def sink(
-        self, table: str = "t", *args: Any, owns: int = 1, group: str | None = None, **options: Any
-    ) -> PostgresSink:
-        """Opened, and the owner of the first `owns` partitions of topic t."""
-        sink = PostgresSink(self.dsn, table, *args, **options)
-        sink.open(group or self.group)
-        sink.assigned([TopicPartition("t", number) for number in range(owns)])
-        return sink
-
-    def stored(self, *given: Any, columns: Any = None, **options: Any) -> list[Any]:
-        """Store these values and give the table's rows."""
-        sink = self.sink("t", columns, **options)
-        sink.write(records_of(given))
-        sink.close()
-        return self.run("TABLE t")
 
 
 @pytest.fixture
@@ -424,6 +385,21 @@ def test_an_owner_that_is_over_is_fenced_after_a_lost_connection_too(database: D
     assert database.run("TABLE t") == []
 
 
+def test_a_transaction_that_stands_still_is_ended(database: Database, monkeypatch: Any) -> None:
+    """Its process is stopped, say, and holds the offsets."""
+    monkeypatch.setattr("penstock.sinks.postgres_offsets._LOCK_TIMEOUT_MS", 200)
+    database.run("CREATE TABLE t (n int)")
+    old, batch = database.sink(), records_of([b'{"n": 0}'])
+    with old._session.transaction():  # type: ignore[union-attr]
+        old._offsets.advance(old._session, batch)  # type: ignore[arg-type]
+        database.sink().write(batch)
+        with pytest.raises(psycopg.OperationalError):
+            old._session.execute("SELECT 1")  # type: ignore[union-attr]
+    with pytest.raises(FencedError):
+        old.write(batch)
+    assert database.run("TABLE t") == [(0,)]
+
+
 def test_groups_do_not_touch_each_other(database: Database) -> None:
     database.run("CREATE TABLE t (n int)")
     one, other = database.sink(group="one"), database.sink(group="other")
@@ -493,102 +469,3 @@ def test_a_dsn_that_cannot_be_read_is_not_shown(dsn: str) -> None:
     shown = f"{caught.value}{caught.value.__cause__}"
     assert "heim" not in shown and "im@" not in shown
     assert caught.value.__suppress_context__
-
-
-# ---------------------------------------------------------------- in a processor
-
-
-def filled(broker: DevBroker, values: list[bytes], partitions: int = 1) -> str:
-    topic = f"t-{uuid.uuid4().hex[:8]}"
-    broker.create_topic(topic, partitions=partitions)
-    with KafkaProducer(bootstrap_servers=broker.bootstrap_servers) as producer:
-        for number, value in enumerate(values):
-            producer.send(topic, value, partition=number % partitions, headers=[("n", b"%d" % number)])
-    return topic
-
-
-def test_bad_rows_become_dead_letters_with_their_origin(broker: DevBroker, database: Database) -> None:
-    database.run(CHECKED)
-    bad = {11: b"no json", 40: b'{"n": 39}', 41: b'{"n": "x"}'}
-    topic = filled(broker, [bad.get(n, b'{"n": %d}' % n) for n in range(100)])
-    broker.create_topic(f"{topic}.dlq")
-    processor = processor_of(broker, database.group)
-    processor.sink(topic, sink=PostgresSink(database.dsn, "t"), batch=30, dead_letter=f"{topic}.dlq")
-    with Running(processor) as running:
-        until(lambda: committed(broker, database.group, topic, 1) == {0: 100}, "all committed")
-    assert running.error is None
-    letters = all_of(broker, f"{topic}.dlq")
-    origins = {
-        struct.unpack(">q", dict(letter.headers)["kafka_dlt-original-offset"])[0]: letter
-        for letter in letters
-    }
-    assert sorted(origins) == sorted(bad) and len(letters) == len(bad)
-    assert {offset: letter.value for offset, letter in origins.items()} == bad
-    assert all(dict(letter.headers)["kafka_dlt-original-topic"] == topic.encode() for letter in letters)
-    assert all(dict(letter.headers)["n"] == b"%d" % offset for offset, letter in origins.items())
-    assert b"duplicate key" in dict(origins[40].headers)["kafka_dlt-exception-message"]
-    assert [n for (n,) in database.run("SELECT n FROM t ORDER BY n")] == [
-        n for n in range(100) if n not in bad
-    ]
-
-
-def test_without_a_dead_letter_topic_a_bad_row_stops_the_processor(
-    broker: DevBroker, database: Database
-) -> None:
-    database.run(CHECKED)
-    topic = filled(broker, [b'{"n": %d}' % n for n in (0, 1, 1, 3)])
-    processor = processor_of(broker, database.group)
-    processor.sink(topic, sink=PostgresSink(database.dsn, "t"))
-    with Running(processor) as running:
-        running.ended()
-    assert isinstance(running.error, HandlerStoppedError)
-    assert "offset 2" in str(running.error.__cause__)
-    assert database.run("SELECT n FROM t") == [(0,), (1,)]
-
-
-@pytest.mark.parametrize("kafka_offset", [0, 3, 9])
-def test_the_table_says_where_to_go_on_whatever_kafka_says(
-    broker: DevBroker, database: Database, kafka_offset: int
-) -> None:
-    from penstock import KafkaConsumer
-
-    database.run("CREATE TABLE t (n int)")
-    topic = filled(broker, [b'{"n": %d}' % n for n in range(10)])
-    tp = TopicPartition(topic, 0)
-    before = PostgresSink(database.dsn, "t")
-    before.open(database.group)
-    before.assigned([tp])
-    before.write(records_of([b'{"n": %d}' % n for n in range(5)], topic=topic))
-    before.close()
-    with KafkaConsumer(bootstrap_servers=broker.bootstrap_servers, group_id=database.group) as consumer:
-        consumer.assign([tp])
-        consumer.commit({tp: kafka_offset})
-    processor = processor_of(broker, database.group)
-    processor.sink(topic, sink=PostgresSink(database.dsn, "t"))
-    with Running(processor):
-        until(lambda: len(database.run("TABLE t")) >= 10, "all rows")
-        until(lambda: committed(broker, database.group, topic, 1) == {0: 10}, "all committed")
-    assert database.run("SELECT n FROM t ORDER BY n") == [(n,) for n in range(10)]
-
-
-def test_sessions_that_are_ended_all_the_time(broker: DevBroker, database: Database) -> None:
-    """pg_terminate_backend from another session, again and again, while two processors of a group store."""
-    database.run("CREATE TABLE t (n int)")
-    topic = filled(broker, [b'{"n": %d}' % n for n in range(4_000)], partitions=2)
-
-    def storing() -> Any:
-        processor = processor_of(broker, database.group)
-        processor.sink(topic, sink=PostgresSink(database.dsn, "t"), batch=100)
-        return Running(processor)
-
-    def all_there_after_another_end() -> bool:
-        database.run(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'penstock%'"
-        )
-        return bool(database.run("SELECT count(*) >= 4000 FROM t")[0][0])
-
-    with storing() as one, storing() as other:
-        until(all_there_after_another_end, "all rows")
-        until(lambda: sum(committed(broker, database.group, topic, 2).values()) == 4_000, "all committed")
-    assert (one.error, other.error) == (None, None)
-    assert [n for (n,) in database.run("SELECT n FROM t ORDER BY n")] == list(range(4_000))

@@ -225,6 +225,26 @@ def test_merging_is_what_a_dict_would_hold(lite: Place, batches: list[list[tuple
     assert sorted(lite.run("SELECT * FROM t")) == sorted(model.items())
 
 
+@pytest.mark.postgres
+def test_merging_row_by_row_knows_the_types_too(
+    postgres: RealPostgres, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """As in databases of SQLAlchemy without ON CONFLICT."""
+    monkeypatch.setattr("penstock.sinks.alchemy._MERGING", ())
+    place = Place("postgres by sqlalchemy", tmp_path, postgres.create_database(f"db_{uuid.uuid4().hex}"))
+    place.run("CREATE TABLE t (id uuid PRIMARY KEY, doc jsonb, tags text[], at timestamptz)")
+    columns = {"id": "key", "doc": "value.doc", "tags": "value.tags", "at": "timestamp"}
+    keys = [str(uuid.UUID(int=n)).encode() for n in range(3)]
+    sink = place.sink("t", columns, mode="upsert")
+    sink.write(records_of([(key, b'{"doc": {"v": 1}, "tags": ["a"]}') for key in keys]))
+    sink.write(records_of([(keys[0], b'{"doc": {"v": 2}, "tags": []}'), (keys[1], None)], offset=3))
+    at = datetime.fromtimestamp(TIMESTAMP_MS / 1000, UTC)
+    assert place.run("SELECT * FROM t ORDER BY id") == [
+        (uuid.UUID(int=0), {"v": 2}, [], at),
+        (uuid.UUID(int=2), {"v": 1}, ["a"], at),
+    ]
+
+
 # ---------------------------------------------------------------- what does not fit, what is refused
 
 
@@ -454,6 +474,13 @@ def broker() -> Iterator[DevBroker]:
         yield running
 
 
+def send(producer: KafkaProducer, topic: str, first: int, count: int) -> int:
+    for number in range(first, first + count):
+        producer.send(topic, b"%d" % number, partition=number % 3)
+    producer.flush()
+    return count
+
+
 def test_kill_9_at_any_moment_leaves_each_record_as_one_row(broker: DevBroker, tmp_path: Path) -> None:
     """Two processes of a group store into one file; again and again one of them is killed."""
     place, topic, chance = Place("sqlite", tmp_path / "db", ""), f"t-{uuid.uuid4().hex[:8]}", random.Random(9)
@@ -472,24 +499,40 @@ def test_kill_9_at_any_moment_leaves_each_record_as_one_row(broker: DevBroker, t
     ):
         steady = stack.enter_context(child(*arguments))
         for _ in range(10):
-            doomed: subprocess.Popen[bytes] = stack.enter_context(child(*arguments))
+            other: subprocess.Popen[bytes] = stack.enter_context(child(*arguments))
             before = rows()
-            for number in range(produced, produced + 900):
-                producer.send(topic, b"%d" % number, partition=number % 3)
-            produced += 900
-            producer.flush()
+            produced += send(producer, topic, produced, 900)
             until(lambda: rows() > before, "any row")  # noqa: B023
             time.sleep(chance.random() * 0.2)
-            ended(doomed if chance.random() < 0.7 else steady, signal.SIGKILL)
-            if steady.poll() is not None:
-                steady = doomed
+            doomed, steady = (other, steady) if chance.random() < 0.7 else (steady, other)
+            ended(doomed, signal.SIGKILL)
+        ended(steady, signal.SIGKILL)
+        last = stack.enter_context(child(*arguments))
+        produced += send(producer, topic, produced, 300)
         until(lambda: rows() >= produced, "all rows")
         until(lambda: sum(committed(broker, place.group, topic).values()) == produced, "all committed")
-        assert steady.poll() is None
-        errors = ended(steady, signal.SIGTERM)
-        assert steady.returncode == 0, errors
+        errors = ended(last, signal.SIGTERM)
+        assert last.returncode == 0, errors
     assert place.run("SELECT body FROM copies ORDER BY body") == [(n,) for n in range(produced)]
     assert sum(row[0] for row in place.run("SELECT next_offset FROM penstock_offsets")) == produced
+
+
+def test_a_processor_stops_although_its_dead_letters_find_no_place(tmp_path: Path, caplog: Any) -> None:
+    place, topic = Place("sqlite", tmp_path / "db", ""), f"t-{uuid.uuid4().hex[:8]}"
+    place.run("CREATE TABLE t (n int CHECK (n <> 1))")
+    with DevBroker(group_initial_rebalance_delay_ms=0, auto_create_topics_enable=False) as away:
+        away.create_topic(topic, partitions=1)
+        with KafkaProducer(bootstrap_servers=away.bootstrap_servers) as producer:
+            for number in range(3):
+                producer.send(topic, b'{"n": %d}' % number)
+        processor = processor_of(away, place.group, drain_timeout="100ms", **{"max.block.ms": 200})
+        sink = place.made()
+        processor.sink(topic, sink=sink, dead_letter="nowhere")
+        with Running(processor) as running:
+            until(lambda: "cannot be put into nowhere" in caplog.text, "an attempt")
+        assert running.error is None
+    assert place.run("SELECT n FROM t") == []
+    assert sink.bad_rows == 0
 
 
 def test_a_processor_with_sqlalchemy(broker: DevBroker, tmp_path: Path) -> None:

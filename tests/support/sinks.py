@@ -7,10 +7,13 @@ import select
 import socket
 import struct
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
-from penstock import ConsumerRecords
+import psycopg
+
+from penstock import ConsumerRecords, PostgresSink, TopicPartition
 from penstock._native import BatchBuilder, decode_batches
 
 Given = bytes | None | tuple[Any, ...]
@@ -37,6 +40,35 @@ def _parts(one: Given) -> tuple[bytes | None, bytes | None, Any, int]:
         return None, one, None, TIMESTAMP_MS
     key, value, *rest = one
     return key, value, rest[0] if rest else None, rest[1] if len(rest) > 1 else TIMESTAMP_MS
+
+
+class Database:
+    """One of PostgreSQL, and a group for it."""
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+        self.group = f"g-{uuid.uuid4().hex[:8]}"
+
+    def run(self, statement: str) -> list[Any]:
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def sink(
+        self, table: str = "t", *args: Any, owns: int = 1, group: str | None = None, **options: Any
+    ) -> PostgresSink:
+        """Opened, and the owner of the first `owns` partitions of topic t."""
+        sink = PostgresSink(self.dsn, table, *args, **options)
+        sink.open(group or self.group)
+        sink.assigned([TopicPartition("t", number) for number in range(owns)])
+        return sink
+
+    def stored(self, *given: Any, columns: Any = None, **options: Any) -> list[Any]:
+        """Store these values and give the table's rows."""
+        sink = self.sink("t", columns, **options)
+        sink.write(records_of(given))
+        sink.close()
+        return self.run("TABLE t")
 
 
 class Letters(list[tuple[int, int, str]]):

@@ -20,9 +20,16 @@ _MODULES = {
     "SqliteSink": "sqlite",
 }
 
+_EXTRAS = {"httpx": "http", "psycopg": "postgres"}
+
 
 def __getattr__(name: str) -> Any:
     """Sinks need drivers, so each is imported when it is asked for."""
     if name in _MODULES:
-        return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+        try:
+            return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+        except ModuleNotFoundError as error:
+            if (extra := _EXTRAS.get(error.name or "")) is None:
+                raise
+            raise ImportError(f"{name} needs {error.name}: pip install 'penstock[{extra}]'") from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

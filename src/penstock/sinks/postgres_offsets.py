@@ -53,12 +53,12 @@ class PostgresOffsets(Offsets["psycopg.Connection[Any]"]):
         except psycopg.errors.LockNotAvailable:
             ended = connection.execute(
                 "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = %s AND pid <> pg_backend_pid() "
-                "AND usename = current_user AND datname = current_database() AND xact_start < now() - interval '5 s'",
-                [self.application],
+                "AND usename = current_user AND datname = current_database() AND xact_start < now() - %s * interval '1 ms'",
+                [self.application, _LOCK_TIMEOUT_MS / 2],
             ).fetchone()
             _log.warning(
-                "a transaction of an owner before held the offsets for %d s; %s sessions were ended",
-                _LOCK_TIMEOUT_MS // 1000,
+                "a transaction of an owner before held the offsets for %g s; %s sessions were ended",
+                _LOCK_TIMEOUT_MS / 1000,
                 ended[0] if ended else 0,
             )
             rows = self._take(connection, partitions)
