@@ -517,6 +517,34 @@ def test_kill_9_at_any_moment_leaves_each_record_as_one_row(broker: DevBroker, t
     assert sum(row[0] for row in place.run("SELECT next_offset FROM penstock_offsets")) == produced
 
 
+class Unlucky(SqliteSink):
+    """Its first writes of later batches find the database away."""
+
+    fails = 3
+
+    def write(self, records: Any) -> None:
+        if self.fails and records[0].offset >= 10:
+            self.fails -= 1
+            raise SinkError("away", retriable=True)
+        super().write(records)
+
+
+def test_a_batch_that_is_to_be_tried_again_is_not_overtaken(broker: DevBroker, tmp_path: Path) -> None:
+    """Or the offsets would pass it, and it would count as stored."""
+    place, topic = Place("sqlite", tmp_path / "db", ""), f"t-{uuid.uuid4().hex[:8]}"
+    place.run("CREATE TABLE t (n int)")
+    broker.create_topic(topic, partitions=1)
+    with KafkaProducer(bootstrap_servers=broker.bootstrap_servers) as producer:
+        for number in range(50):
+            producer.send(topic, b'{"n": %d}' % number)
+    processor = processor_of(broker, place.group)
+    processor.sink(topic, sink=Unlucky(place.path, "t"), batch=10)
+    with Running(processor) as running:
+        until(lambda: committed(broker, place.group, topic, 1) == {0: 50}, "all committed")
+    assert running.error is None
+    assert sorted(place.run("SELECT n FROM t")) == [(n,) for n in range(50)]
+
+
 def test_a_processor_stops_although_its_dead_letters_find_no_place(tmp_path: Path, caplog: Any) -> None:
     place, topic = Place("sqlite", tmp_path / "db", ""), f"t-{uuid.uuid4().hex[:8]}"
     place.run("CREATE TABLE t (n int CHECK (n <> 1))")

@@ -214,7 +214,12 @@ class Runtime:
             lane: Lane
             if spec.batch:
                 lane = BatchLane(
-                    spec.name, spec.order_by, batch=spec.batch, within_ms=spec.within_ms, **shared
+                    spec.name,
+                    spec.order_by,
+                    batch=spec.batch,
+                    within_ms=spec.within_ms,
+                    alone=spec.sink is not None,
+                    **shared,
                 )
             else:
                 lane = RecordLane(spec.name, spec.order_by, **shared)
