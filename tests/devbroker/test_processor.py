@@ -16,6 +16,7 @@ import pytest
 from penstock import Admin, DevBroker, KafkaConsumer, KafkaProducer, TopicPartition
 from penstock.errors import ConfigError, HandlerStoppedError
 from penstock.processing import (
+    Adaptive,
     CircuitBreaker,
     Output,
     Processor,
@@ -25,6 +26,7 @@ from penstock.processing import (
     RetryTopic,
     Skip,
     SkipRecord,
+    adapting,
 )
 from tests.support import handlers
 
@@ -540,4 +542,58 @@ def test_what_no_other_process_can_find_is_refused(broker: DevBroker) -> None:
     processor = processor_of(broker)
     processor.handler(made(broker), executor="process")(lambda record: None)
     with pytest.raises(ConfigError, match="cannot find"):
+        processor.run()
+
+
+def test_concurrency_adapts_to_what_the_dependency_can_take(
+    broker: DevBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dependency of 5 places: with each call beyond them all take longer."""
+    monkeypatch.setattr(adapting, "_SAMPLES", 2)
+    topic = made(broker, 4_000, keys=4_000)
+    processor = processor_of(broker, memory_budget="1TiB", cpu_budget=64)
+    places: list[asyncio.Semaphore] = []
+    done = []
+    limits = set()
+
+    @processor.handler(topic, concurrency=Adaptive(least=2, most=200, start=2), name="adaptive")
+    async def handle(record: Any) -> None:
+        if not places:
+            places.append(asyncio.Semaphore(5))
+        async with places[0]:
+            await asyncio.sleep(0.005)
+        limits.add(processor.health().details["handlers"]["adaptive"]["concurrency"])  # type: ignore[index]
+        done.append(record.value)
+
+    with Running(processor):
+        until(lambda: len(done) == 4_000, "all are handled")
+    assert min(limits) == 2
+    assert 5 <= max(limits) < 100, "it grew until all places were taken, and not without end"
+
+
+def test_a_memory_budget_that_is_too_small_holds_back_and_never_stops(
+    broker: DevBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapting, "_SAMPLES", 1)  # windows of a twentieth of a second
+    topic = made(broker, 3_000)
+    processor = processor_of(broker, memory_budget="1MiB", max_buffered_records=1_000)
+    done = []
+    held = []
+
+    @processor.handler(topic, order_by=None, concurrency=1)
+    async def handle(record: Any) -> None:
+        await asyncio.sleep(0.002)
+        held.append(processor.health().details["held_records"])
+        done.append(record.value)
+
+    with Running(processor):
+        until(lambda: len(done) == 3_000, "all are handled")
+    assert max(held[:500]) > 500, "it began with all that may be held"
+    assert max(held[2_000:2_500]) <= 50, "and with the least at the end"
+
+
+def test_a_cpu_budget_needs_something_to_adapt(broker: DevBroker) -> None:
+    processor = processor_of(broker, cpu_budget=1.0)
+    processor.handler("orders")(lambda record: None)
+    with pytest.raises(ConfigError, match="Adaptive"):
         processor.run()

@@ -50,6 +50,11 @@ class Load:
     def full(self) -> bool:
         return self.records >= self.limit_records or self.bytes >= self.limit_bytes
 
+    @property
+    def room(self) -> int:
+        """How many records may come until it is full; 1 where it is."""
+        return max(1, self.limit_records - self.records)
+
     def relieve(self) -> None:
         """Called while pressed, after something went."""
         if self.records * 2 <= self.limit_records and self.bytes * 2 <= self.limit_bytes:
@@ -129,7 +134,8 @@ class Lane:
         self.running: set[Work] = set()
         self.resting = 0  # works that wait for a retry to be due
         self.aside = 0  # works that are being put away or delivered
-        self.done_records = 0  # counters, for measurements
+        self.ended_calls = 0  # counters, for measurements
+        self.done_records = 0
         self.failed_calls = 0
         self.retried = 0
         self.dead_lettered = 0
@@ -165,6 +171,7 @@ class Lane:
 
     def finished(self, work: Work, result: Any) -> None:
         self.running.discard(work)
+        self.ended_calls += 1
         if self._breaker is not None and self._breaker.state != "closed":
             self._breaker.succeeded(self._clock_ms())
             self._host.waits_until(self._clock_ms())  # others may run again as well
@@ -177,6 +184,7 @@ class Lane:
     def failed(self, work: Work, error: BaseException) -> None:
         """What the policy says of it."""
         self.running.discard(work)
+        self.ended_calls += 1
         self.failed_calls += 1
         if self._gone(work):
             return

@@ -25,6 +25,7 @@ from ..errors import (
 )
 from ..producer import KafkaProducer
 from ..types import OffsetAndMetadata, TopicPartition
+from .adapting import Adapter
 from .batch_lanes import BatchLane
 from .committer import Committer
 from .dead_letters import DeadLetters
@@ -69,6 +70,8 @@ class Runtime:
         self.stations: list[Station] = []
         self._paused: set[TopicPartition] = set()
         self._load = Load(settings.max_buffered_records, settings.max_buffered_bytes, self._on_relief)
+        self._adapter = Adapter(settings.budget, self._load, self._worker_pids)
+        self._most_polled = int(settings.config["max.poll.records"])
         self._epochs = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at_ms = float("inf")
@@ -130,13 +133,16 @@ class Runtime:
             self._loop.create_task(self._committer.for_ever(self._settings.commit_interval_s)),
             self._loop.create_task(self._flow()),
             self._loop.create_task(self._turn()),
+            *([self._loop.create_task(self._adapter.for_ever())] if self._adapter.needed else []),
         ]
         for task in background:
             task.add_done_callback(self._background_ended)
         try:
             while not self._stopping:
                 try:
-                    records = await self._consumer.poll(_POLL_MS)
+                    records = await self._consumer.poll(
+                        _POLL_MS, max_records=min(self._load.room, self._most_polled)
+                    )
                 except WakeupError:
                     continue
                 except ConnectionFailedError as error:
@@ -194,9 +200,9 @@ class Runtime:
 
     def _open_stations(self) -> None:
         for spec in self._specs:
-            executor, concurrency = executor_of(spec, self._settings.config)
+            executor, unit = executor_of(spec, self._settings.config)
             shared: dict[str, Any] = {
-                "concurrency": concurrency,
+                "concurrency": spec.concurrency * unit,
                 "timeout_s": spec.timeout_s,
                 "policy": spec.policy,
                 "breaker": spec.breaker,
@@ -216,6 +222,8 @@ class Runtime:
             lane.delivers = spec.sink is None
             station = Station(spec, lane, executor)
             station.executor.start(lane)
+            if spec.adaptive is not None:
+                self._adapter.add(lane, executor, spec.adaptive, unit)
             self.stations.append(station)
             for topic in (*spec.topics, *spec.policy.retry_topics):
                 self._station_of[topic] = station
@@ -223,6 +231,9 @@ class Runtime:
     def _later(self, record: ConsumerRecord) -> tuple[float, int]:
         wait_ms = due_epoch_ms(record) - time.time() * 1000
         return self._now_ms() + max(0.0, wait_ms), attempts_of(record)
+
+    def _worker_pids(self) -> list[int]:
+        return [pid for station in self.stations for pid in getattr(station.executor, "pids", ())]
 
     def _sinks(self) -> list[Any]:
         return [station.spec.sink for station in self.stations if station.spec.sink is not None]
@@ -516,6 +527,7 @@ class Runtime:
             "paused_partitions": len(self._paused),
             "handlers": {
                 station.spec.name: {
+                    "concurrency": station.lane.concurrency,
                     "running": len(station.lane.running),
                     "waiting": station.lane.waiting,
                     "resting": station.lane.resting,
