@@ -87,7 +87,7 @@ def measured(bootstrap: str, count: int, rounds: int) -> str:
             print(f"round {number + 1}: {name}", file=sys.stderr, flush=True)
             found[name].append(run(name, bootstrap, topic, count))
     print("PostgreSQL", file=sys.stderr, flush=True)
-    rows = postgres.measure(bootstrap, topic, count * 9 // 10, rounds)
+    rows = postgres.measure(bootstrap, topic, count, count * 9 // 10, rounds)
     return tables(found, rows)
 
 
