@@ -105,6 +105,7 @@ test-python: $(NATIVE_STAMP)
 .PHONY: bench fuzz sim soak
 bench: check-kafka $(NATIVE_STAMP) ## penstock beside other clients, on a real broker (BENCH_ARGS='--quick')
 	$(PY) -m benchmarks $(BENCH_ARGS)
+	$(if $(filter groups processing,$(BENCH_ARGS)),,$(PY) -m benchmarks processing $(filter --quick --write,$(BENCH_ARGS)))
 
 sim: $(NATIVE_STAMP) ## one seed of the simulation of groups, with a trace (SEED=7, WORLD=consumer)
 	@$(PY) tools/simulation.py --world $(WORLD) --seed $(SEED)
