@@ -597,3 +597,30 @@ def test_a_cpu_budget_needs_something_to_adapt(broker: DevBroker) -> None:
     processor.handler("orders")(lambda record: None)
     with pytest.raises(ConfigError, match="Adaptive"):
         processor.run()
+
+
+@pytest.mark.parametrize("limit", [{"max_buffered_records": 100}, {"max_buffered_bytes": "100kB"}])
+def test_what_is_held_is_bounded_while_handlers_are_slow(broker: DevBroker, limit: dict[str, Any]) -> None:
+    topic = made(broker)
+    with KafkaProducer(bootstrap_servers=broker.bootstrap_servers) as producer:
+        for number in range(1_500):
+            producer.send(topic, value=b"%d" % number + b"x" * 1_000, partition=number % 3)
+    processor = processor_of(broker, **limit)
+    done, held = [], []
+
+    @processor.handler(topic, order_by=None, concurrency=10)
+    async def handle(record: Any) -> None:
+        details = processor.health().details
+        held.append((details["held_records"], details["held_bytes"], details["paused_partitions"]))
+        await asyncio.sleep(0.002)
+        done.append(record.value)
+
+    with Running(processor):
+        until(lambda: len(done) == 1_500, "all are handled")
+    assert len(set(done)) == 1_500
+    records, size_bytes, paused = (max(figures) for figures in zip(*held, strict=True))
+    if "max_buffered_records" in limit:
+        assert records <= 100
+    else:
+        assert size_bytes <= 110_000, "a tenth more than the limit: what one is taken to be, and what it is"
+    assert paused == 3

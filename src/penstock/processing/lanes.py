@@ -30,13 +30,17 @@ Chain = deque[Work] | None
 """What waits for the work of its key that is out; None while nothing waits."""
 
 
+_FIRST_RECORDS = 100
+"""How many are polled while it is not known how large they are."""
+
+
 class Load:
     """How much a processor holds that is not done. Written by the lanes; `limit`s are the runtime's.
 
     `on_relief` is called once when the load falls to half of both limits after `pressed` was set.
     """
 
-    __slots__ = ("bytes", "limit_bytes", "limit_records", "on_relief", "pressed", "records")
+    __slots__ = ("bytes", "limit_bytes", "limit_records", "on_relief", "pressed", "record_bytes", "records")
 
     def __init__(self, limit_records: int, limit_bytes: int, on_relief: Callable[[], None]) -> None:
         self.limit_records = limit_records
@@ -44,6 +48,7 @@ class Load:
         self.on_relief = on_relief
         self.records = 0
         self.bytes = 0
+        self.record_bytes = limit_bytes / _FIRST_RECORDS  # about what one takes: of those that came last
         self.pressed = False
 
     @property
@@ -53,7 +58,8 @@ class Load:
     @property
     def room(self) -> int:
         """How many records may come until it is full; 1 where it is."""
-        return max(1, self.limit_records - self.records)
+        by_bytes = (self.limit_bytes - self.bytes) / self.record_bytes
+        return max(1, int(min(self.limit_records - self.records, by_bytes)))
 
     def relieve(self) -> None:
         """Called while pressed, after something went."""

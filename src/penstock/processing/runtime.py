@@ -265,6 +265,7 @@ class Runtime:
     # ------------------------------------------------------------ records in
 
     def _take_in(self, records: ConsumerRecords) -> None:
+        self._load.record_bytes = max(1.0, records.size_bytes() / len(records))
         next_offsets = records.next_offsets()
         touched: dict[Station, None] = {}
         partitions = records.partitions
