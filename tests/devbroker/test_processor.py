@@ -624,3 +624,24 @@ def test_what_is_held_is_bounded_while_handlers_are_slow(broker: DevBroker, limi
     else:
         assert size_bytes <= 110_000, "a tenth more than the limit: what one is taken to be, and what it is"
     assert paused == 3
+
+
+def test_38_a_handler_that_hangs_is_told_of(broker: DevBroker, caplog: pytest.LogCaptureFixture) -> None:
+    topic = made(broker, 30)
+    processor = processor_of(broker, max_poll_interval_ms=1_500, session_timeout_ms=6_000)
+    hangs = [True]
+
+    @processor.handler(topic, order_by="key", concurrency=30)
+    async def handle(record: Any) -> None:
+        while record.value == b"7" and hangs[0]:
+            await asyncio.sleep(0.01)
+
+    def stalled() -> bool:
+        return len(processor.health().details.get("stalled_partitions", ())) == 1  # type: ignore[arg-type]
+
+    with Running(processor) as running:
+        until(stalled, "the partition of the record is told of")
+        assert any("has not moved past offset" in text for text in caplog.messages)
+        until(lambda: processor.health().ready, "it is a member still: what it could do goes on")
+        assert running.error is None
+        hangs[0] = False

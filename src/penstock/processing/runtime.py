@@ -35,6 +35,7 @@ from .health import Health
 from .lanes import Lane, Load, Ownership, RecordLane, first_record
 from .retry_topics import attempts_of, due_epoch_ms, headers_for_retry
 from .settings import HandlerSpec, ProcessorSettings
+from .stalls import Stalls
 from .work import Executor, Work
 
 _log = logging.getLogger("penstock.processing")
@@ -78,6 +79,7 @@ class Runtime:
         self._failure: BaseException | None = None
         self._stopping = False
         self._running = False
+        self._stalls = Stalls(float(settings.config.get("max.poll.interval.ms", 300_000)))
         self._turned_s = time.monotonic()
         self._assigned_once = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -322,9 +324,18 @@ class Runtime:
                 await self._consumer.resume(*[tp for tp in back if tp in self._consumer.assignment()])
 
     async def _turn(self) -> None:
-        """Note that the loop turns."""
+        """Note that the loop turns; look for what stands still."""
         while True:
             self._turned_s = time.monotonic()
+            for owned in self._stalls.look(self.owned.values(), self._now_ms()):
+                _log.warning(
+                    "%s has not moved past offset %d for %g s (max.poll.interval.ms), with %d records held: a handler hangs (give it a "
+                    "timeout), a retry waits for long, or the dead letters cannot be stored",
+                    owned.topic_partition,
+                    owned.commit_offset,
+                    self._stalls.limit_ms / 1000,
+                    owned.held,
+                )
             await asyncio.sleep(1.0)
 
     # ------------------------------------------------------------ the group
@@ -526,6 +537,7 @@ class Runtime:
             "held_records": self._load.records,
             "held_bytes": self._load.bytes,
             "paused_partitions": len(self._paused),
+            "stalled_partitions": self._stalls.told(),
             "handlers": {
                 station.spec.name: {
                     "concurrency": station.lane.concurrency,
