@@ -28,6 +28,9 @@ Duration = float | str
 
 _CONCURRENCY = {"async": 100, "thread": 8, "process": 2}
 _OF_CONFIG = frozenset({"given", "config", "producer_config"})  # what _settings() makes of the options
+_TRANSACTION_TIMEOUT_MS = 10_000
+"""Java's 60 s would let who dies amid a transaction hold up its successor, which waits for the offsets, for a minute. Ours are short: what
+is written is there when one begins. Kafka Streams has the same 10 s."""
 _MAX_POLL_RECORDS = 2_000
 """What one poll takes in: more than Java's 500, since a poll is shared by many handlers here."""
 
@@ -351,6 +354,7 @@ def _settings(given: Mapping[str, Any], **rest: Any) -> ProcessorSettings:
     if rest["exactly_once"]:
         config.setdefault("isolation.level", "read_committed")
         producer.setdefault("transactional.id", _transactional_id(resolved))
+        producer.setdefault("transaction.timeout.ms", _TRANSACTION_TIMEOUT_MS)
     elif "transactional.id" in producer:
         raise ConfigError(
             "transactional.id goes with exactly_once=True: without it nothing is written in transactions"
