@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         RetryTopic,
         Skip,
         SkipRecord,
+        Spool,
         Stop,
     )
     from .producer import KafkaProducer
@@ -74,6 +75,7 @@ _LAZY = {
     "RetryTopic": "penstock.processing",
     "Skip": "penstock.processing",
     "SkipRecord": "penstock.processing",
+    "Spool": "penstock.processing",
     "Stop": "penstock.processing",
 }
 
@@ -106,6 +108,7 @@ __all__ = [
     "RetryTopic",
     "Skip",
     "SkipRecord",
+    "Spool",
     "Stop",
     "TimestampType",
     "TopicPartition",

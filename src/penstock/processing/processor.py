@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import os
 import signal
 import threading
 import uuid
@@ -18,6 +19,7 @@ from .breaker import CircuitBreaker
 from .failure import FailurePolicy, OnError, Retry, to_duration_ms
 from .health import Health
 from .settings import HandlerSpec, ProcessorSettings
+from .spool import Spool
 
 F = TypeVar("F", bound=Callable[..., Any])
 Duration = float | str
@@ -44,7 +46,8 @@ class Processor:
 
     At most about `max_buffered_records` and `max_buffered_bytes` are held; more is not polled, while heartbeats go on.
     `exactly_once`: what handlers return is written in transactions with the offsets, and nobody who reads committed
-    records sees any of it twice (source: KIP-98, KIP-447).
+    records sees any of it twice (source: KIP-98, KIP-447). `spool`: a Spool, or its folder: what is fetched and not finished is kept on
+    disk too, so that a restart or an outage costs nothing twice.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Processor:
         commit_interval: Duration = "1s",
         max_buffered_records: int = 10_000,
         max_buffered_bytes: int = 64 * 1024 * 1024,
+        spool: Spool | str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> None:
         given = dict(config or {}) | options
@@ -67,6 +71,7 @@ class Processor:
             commit_interval_s=to_duration_ms(commit_interval) / 1000,
             max_buffered_records=max_buffered_records,
             max_buffered_bytes=max_buffered_bytes,
+            spool=spool if spool is None or isinstance(spool, Spool) else Spool(spool),
         )
         self._specs: list[HandlerSpec] = []
         self._runtime: Any = None  # set while running, by serve()
@@ -224,6 +229,7 @@ class Processor:
             commit_interval_s=now.commit_interval_s,
             max_buffered_records=now.max_buffered_records,
             max_buffered_bytes=now.max_buffered_bytes,
+            spool=now.spool,
         )
 
     @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 from .breaker import CircuitBreaker
 from .failure import FailurePolicy
+from .spool import Spool
 from .work import Handler
 
 
@@ -42,3 +43,4 @@ class ProcessorSettings:
     commit_interval_s: float
     max_buffered_records: int
     max_buffered_bytes: int
+    spool: Spool | None
