@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from penstock import DevBroker, KafkaProducer
+from penstock import DevBroker, KafkaConsumer, KafkaProducer, Spool, TopicPartition
 from penstock.processing.spool.format import decode_entries
 from penstock.processing.spool.journal import JournalState
-from tests.devbroker.test_processor import committed, until
+from tests.devbroker.test_processor import Orders, Running, committed, processor_of, until
+from tests.devbroker.test_processor import made as made_with_keys
 from tests.support import processors
 
 _FETCH = 1
@@ -82,6 +85,9 @@ class Child:
         """How many records the journal calls done."""
         return sum(end - start for start, end in self.journal().ranges(None))
 
+    def records_on_disk(self) -> bytes:
+        return b"".join(path.read_bytes() for path in self.folder.rglob("*.records"))
+
     def kill(self) -> str:
         return processors.ended(self.process, signal.SIGKILL)
 
@@ -114,3 +120,187 @@ def test_after_a_kill_nothing_is_fetched_twice_nor_handled_twice(broker: DevBrok
     remove()
     assert sorted(child.handled()) == [3, *range(1000, 1005)]
     assert min(asked) == 1000, "what was on disk was fetched again"
+
+
+def test_a_rewind_by_people_wins(broker: DevBroker, tmp_path: Path) -> None:
+    topic = made(broker, ["hangs" if number == 50 else "x" for number in range(100)])
+    group, tp = f"g-{topic}", TopicPartition(topic, 0)
+    with Child(broker, topic, tmp_path / "spool", hangs=True) as child:
+        until(lambda: committed(broker, group, topic, 1) == {0: 50} and child.done() == 99, "all but one")
+        until(lambda: child.journal().committed == 50, "the commit is noted")
+        child.kill()
+    with KafkaConsumer(
+        topic,
+        bootstrap_servers=broker.bootstrap_servers,
+        group_id=group,
+        group_instance_id="1",  # the place of the one that was killed
+        enable_auto_commit=False,
+    ) as consumer:
+        until(lambda: consumer.poll(100) or tp in consumer.assignment(), "membership")
+        consumer.commit({tp: 0}, allow_rewind=True)
+    with Child(broker, topic, tmp_path / "spool") as child:
+        until(lambda: committed(broker, group, topic, 1) == {0: 100}, "all committed")
+        child.stop()
+    assert sorted(child.handled()) == list(range(100))
+
+
+def test_attempts_go_on_where_they_were(broker: DevBroker, tmp_path: Path) -> None:
+    topic = made(broker, ["x", "fails", "x"])
+    with Child(broker, topic, tmp_path / "spool", backoff="1s") as child:
+        until(lambda: child.journal().retries and child.done() == 2, "the first failure")
+        child.kill()
+    before = child.handled().count(1)
+    with Child(broker, topic, tmp_path / "spool", backoff="1ms") as child:
+        until(lambda: committed(broker, f"g-{topic}", topic, 1) == {0: 3}, "it is skipped in the end")
+        child.stop()
+    assert child.handled() == [1] * (5 - before), "five attempts in all, and nothing else"
+
+
+def test_a_topic_that_is_made_again_is_another_one(broker: DevBroker, tmp_path: Path) -> None:
+    topic = made(broker, ["hangs", *["old"] * 99])
+    with Child(broker, topic, tmp_path / "spool", hangs=True) as child:
+        until(lambda: child.done() == 99, "all but one")
+        child.kill()
+    broker.delete_topic(topic)
+    made(broker, ["new"] * 50, topic)
+    with Child(broker, topic, tmp_path / "spool") as child:
+        until(lambda: committed(broker, f"g-{topic}", topic, 1) == {0: 50}, "all committed")
+        child.stop()
+    assert child.notes.read_text().count("new") == 50 and "old" not in child.notes.read_text()
+
+
+def test_records_that_the_log_has_lost_are_not_taken_from_the_spool(
+    broker: DevBroker, tmp_path: Path
+) -> None:
+    topic = made(broker, [])
+    for value in ("kept", "lost"):
+        write(broker, topic, [value] * 10)
+    with Child(broker, topic, tmp_path / "spool", takes_s=1000, commit_interval="1h") as child:
+        until(lambda: child.records_on_disk().count(b"lost") == 10, "spooled")
+        child.kill()
+    broker.elect(topic, end_offset=10)
+    write(broker, topic, ["new"] * 5)
+    with Child(broker, topic, tmp_path / "spool") as child:
+        until(lambda: committed(broker, f"g-{topic}", topic, 1) == {0: 15}, "all committed")
+        child.stop()
+    assert [line.split()[2] for line in child.notes.read_text().splitlines()] == ["kept"] * 10 + ["new"] * 5
+
+
+def test_bytes_that_have_changed_on_disk_are_fetched_again(broker: DevBroker, tmp_path: Path) -> None:
+    topic = made(broker, [f"value-{number}" for number in range(500)])
+    with Child(broker, topic, tmp_path / "spool", takes_s=1000, max_buffered_records=100) as child:
+        until(lambda: b"value-499" in child.records_on_disk(), "spooled")
+        child.kill()
+    for path in child.folder.rglob("*.records"):
+        data = bytearray(path.read_bytes())
+        data[data.index(b"value-250")] ^= 1
+        path.write_bytes(data)
+    with Child(broker, topic, tmp_path / "spool") as child:
+        until(lambda: committed(broker, f"g-{topic}", topic, 1) == {0: 500}, "all committed")
+        child.stop()
+    lines = [line.split() for line in child.notes.read_text().splitlines()]
+    assert sorted((int(offset), value) for _, offset, value in lines) == [
+        (n, f"value-{n}") for n in range(500)
+    ]
+
+
+def test_a_disk_that_is_full_costs_nothing_but_the_spool(broker: DevBroker, tmp_path: Path) -> None:
+    topic = made(broker, [f"value-{number}" for number in range(1000)])
+    with Child(
+        broker, topic, tmp_path / "spool", takes_s=0.005, max_buffered_records=50, most_file_bytes=40_000
+    ) as child:
+        until(lambda: committed(broker, f"g-{topic}", topic, 1) == {0: 1000}, "all committed")
+        errors = child.stop()
+    assert sorted(child.handled()) == list(range(1000))
+    assert errors.count("is switched off") == 1 and "File too large" in errors
+
+
+def test_during_an_outage_the_spool_is_worked_off(tmp_path: Path) -> None:
+    with DevBroker(group_initial_rebalance_delay_ms=0) as broker:
+        topic, may_go = made_with_keys(broker, 600, keys=10), asyncio.Event()
+        orders, loops = Orders(), []
+        processor = processor_of(
+            broker, spool=tmp_path, max_buffered_records=30, max_poll_records=20, request_timeout_ms=1000
+        )
+
+        @processor.handler(topic, concurrency=5)
+        async def handle(record: Any) -> None:
+            loops.append(asyncio.get_running_loop())
+            await may_go.wait()
+            orders.begin(record)
+            await asyncio.sleep(0)
+            orders.end(record)
+
+        with Running(processor) as running:
+            until(lambda: processor.health().details.get("spooled_records") == 600, "all are on disk")
+            assert processor.health().details["held_records"] < 100, "most are on disk only"
+            broker.stop()
+            loops[0].call_soon_threadsafe(may_go.set)
+            until(lambda: sum(map(len, orders.seen.values())) == 600, "all handled")
+            assert running.error is None and not orders.faults
+            broker.start()
+
+
+def test_the_limit_holds(broker: DevBroker, tmp_path: Path) -> None:
+    topic, group, limit = made(broker, []), uuid.uuid4().hex, 1024 * 1024
+    write(broker, topic, ["x" * 10_000] * 400)
+    may_go, seen, sizes = threading.Event(), [], []
+    processor = processor_of(
+        broker, group, spool=Spool(tmp_path, max_bytes=limit), max_buffered_records=20, max_poll_records=10
+    )
+
+    def on_disk() -> int:
+        found = 0
+        for path in tmp_path.rglob("*"):
+            try:
+                found += path.stat().st_size if path.is_file() else 0
+            except FileNotFoundError:
+                continue
+        return found
+
+    @processor.handler(topic, order_by="partition")
+    def handle(record: Any) -> None:
+        may_go.wait()
+        sizes.append(on_disk())
+        seen.append(record.offset)
+
+    with Running(processor):
+        until(lambda: int(processor.health().details.get("spool_bytes", 0)) > limit // 2, "it is filled")
+        sizes.append(on_disk())
+        may_go.set()
+        until(lambda: committed(broker, group, topic, 1) == {0: 400}, "all committed")
+    assert seen == list(range(400))
+    assert limit // 2 < max(sizes) <= limit
+
+
+@pytest.mark.parametrize("read_ahead", [True, False])
+def test_rebalances_lose_nothing_and_overlap_nowhere(
+    broker: DevBroker, tmp_path: Path, read_ahead: bool
+) -> None:
+    topic, group = made_with_keys(broker, 2000, keys=60, partitions=6), uuid.uuid4().hex
+    orders, done = Orders(), set()
+
+    def member() -> Any:
+        spool = Spool(tmp_path, read_ahead=read_ahead)
+        processor = processor_of(broker, group, spool=spool, max_buffered_records=100, max_poll_records=50)
+
+        @processor.handler(topic, concurrency=20)
+        async def handle(record: Any) -> None:
+            orders.begin(record)
+            try:
+                await asyncio.sleep(0.005)
+                done.add((record.partition, record.offset))
+            finally:
+                orders.busy.discard(record.key)
+
+        return processor
+
+    with Running(member()):
+        for _ in range(3):
+            with Running(member()):
+                before = len(done)
+                until(lambda: len(done) > before + 200 or len(done) == 2000, "progress with two")  # noqa: B023
+        until(lambda: len(done) == 2000, "all handled")
+        until(lambda: sum(committed(broker, group, topic, 6).values()) == 2000, "all committed")
+    assert not orders.faults
+    assert {path.name for path in (tmp_path / group).iterdir()} == {"0", "1"}, "each has a folder of its own"

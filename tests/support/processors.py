@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from penstock import Output, PostgresSink, Processor, Retry, Spool
+from penstock import Output, PostgresSink, Processor, Retry, Skip, Spool
 
 ROOT = Path(__file__).parents[2]
 
@@ -93,7 +93,7 @@ def spool(bootstrap_servers: str, group: str, topic: str, folder: str, notes: st
     @processor.handler(
         topic,
         concurrency=wanted.get("concurrency", 20),
-        retry=Retry(attempts=5, backoff=wanted.get("backoff", "1ms")),
+        retry=Retry(attempts=5, backoff=wanted.get("backoff", "1ms"), then=Skip()),
     )
     async def handle(record: Any) -> None:
         what = (record.value or b"").decode()
