@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
@@ -267,7 +268,7 @@ class Lane:
         )
         stopped = HandlerStoppedError(message, record.topic, record.partition, record.offset)
         stopped.__cause__ = error
-        self._again(work)  # it counts as waiting, for whoever looks
+        self._rest_until(work, math.inf)  # not done, and not to be run again
         self._host.stop_for(stopped)
 
     def withdraw(self, partitions: Iterable[Ownership]) -> None:
