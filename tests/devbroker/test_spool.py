@@ -233,6 +233,7 @@ def test_during_an_outage_the_spool_is_worked_off(tmp_path: Path) -> None:
 
         with Running(processor) as running:
             until(lambda: processor.health().details.get("spooled_records") == 600, "all are on disk")
+            until(lambda: loops, "a call")
             assert processor.health().details["held_records"] < 100, "most are on disk only"
             broker.stop()
             loops[0].call_soon_threadsafe(may_go.set)

@@ -5,26 +5,19 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from .._native import ConsumerRecords
 from ..consumer import AsyncKafkaConsumer
 from ..errors import IllegalStateError
 from ..types import OffsetAndMetadata, TopicPartition
-from .lanes import Lane, Load, Ownership
-from .settings import HandlerSpec
-from .work import Executor
+from .lanes import Load, Ownership
+
+if TYPE_CHECKING:
+    from .runtime import Station
 
 _MOST_AHEAD = 100_000
 """How many records of a partition may be kept in mind behind one that is not done; then the partition is held back."""
-
-
-class Station:
-    """One handler at work: its lane and what runs it."""
-
-    def __init__(self, spec: HandlerSpec, lane: Lane, executor: Executor) -> None:
-        self.spec = spec
-        self.lane = lane
-        self.executor = executor
 
 
 class Intake:

@@ -29,11 +29,11 @@ from .dead_letters import DeadLetters
 from .deliveries import Deliveries, outputs_of
 from .executors.making import executor_of
 from .health import Health
-from .intake import Intake, Station
+from .intake import Intake
 from .lanes import Lane, Load, Ownership, RecordLane, first_record
 from .retry_topics import attempts_of, due_epoch_ms, headers_for_retry
 from .settings import HandlerSpec, ProcessorSettings
-from .work import Work
+from .work import Executor, Work
 
 _log = logging.getLogger("penstock.processing")
 
@@ -41,6 +41,15 @@ _POLL_MS = 500
 _RETRY_POLL_S = 1.0
 _STILL_ALIVE_S = 30.0
 """How long the loop may not have turned before it counts as hung: a coroutine handler blocks it, perhaps."""
+
+
+class Station:
+    """One handler at work: its lane and what runs it."""
+
+    def __init__(self, spec: HandlerSpec, lane: Lane, executor: Executor) -> None:
+        self.spec = spec
+        self.lane = lane
+        self.executor = executor
 
 
 class Runtime:

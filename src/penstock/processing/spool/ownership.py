@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from ...types import OffsetAndMetadata, TopicPartition
-from ..finished import Ranges
+from ..finished import MAX_CHARS, Ranges
 from ..lanes import Ownership
 from . import journal
 from .journal import Resting
@@ -84,8 +84,8 @@ class SpooledOwnership(Ownership):
             return None
         return self._clock_ms() + max(0.0, found.due_epoch_ms - time.time() * 1000), found.attempts
 
-    def to_commit(self, *args: int) -> OffsetAndMetadata | None:
-        entry = super().to_commit(*args)
+    def to_commit(self, max_chars: int = MAX_CHARS) -> OffsetAndMetadata | None:
+        entry = super().to_commit(max_chars)
         if entry is not None:  # before it is sent: whoever is killed after that knows it for his own
             self._note(journal.attempted(entry.offset))
         return entry
