@@ -88,9 +88,11 @@ class Disk:
 
     # ------------------------------------------------------------ reading
 
-    def read(self, path: Path, position: int, offset: int, most_bytes: int) -> tuple[list[Frame], int]:
-        """Frames from `position` on that end beyond `offset`, at least one, and no more than `most_bytes` of them but for the first; and
-        the position after them. DamagedError where there is none, or one that is not what was written."""
+    def read(
+        self, path: Path, position: int, offset: int, most_bytes: int, most_records: int
+    ) -> tuple[list[Frame], int]:
+        """Frames from `position` on that end beyond `offset`, as many as fit, but at least one; and the position after them. DamagedError
+        where there is none, or one that is not what was written."""
         frames: list[Frame] = []
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -99,7 +101,7 @@ class Disk:
                 head = decode_head(file.read(HEAD_BYTES), size - position - HEAD_BYTES)
                 if head is None:
                     raise DamagedError(f"{path}: no frame at {position}")
-                if frames and head.length > most_bytes:
+                if frames and (head.length > most_bytes or head.records > most_records):
                     break
                 position += HEAD_BYTES + head.length
                 if head.next_offset <= offset:
@@ -110,6 +112,7 @@ class Disk:
                     raise DamagedError(f"{path}: the frame before {position} is damaged")
                 frames.append(Frame(head, payload))
                 most_bytes -= head.length
+                most_records -= head.records
         if not frames:
             raise DamagedError(f"{path}: it ends at {position}")
         return frames, position

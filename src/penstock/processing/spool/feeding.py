@@ -249,7 +249,7 @@ class SpooledIntake(Intake):
 
     async def _feed(self, tp: TopicPartition, feed: Feed) -> None:
         try:
-            runs = await self._store.read(feed.shelved)
+            runs = await self._store.read(feed.shelved, self._load.limit_records - self._load.records)
         except (DamagedError, KafkaError) as error:
             _log.warning("%s: the spool cannot be read, and the records are fetched again: %s", tp, error)
             self._lose(feed)

@@ -211,12 +211,14 @@ class Store:
     def _segment_bytes(self) -> int:
         return min(_MOST_SEGMENT_BYTES, self._max_bytes // (8 * max(1, len(self._shelved))))
 
-    async def read(self, shelved: Shelved) -> list[tuple[ConsumerRecords, int]]:
+    async def read(self, shelved: Shelved, most_records: int) -> list[tuple[ConsumerRecords, int]]:
         """Of what is behind, the next runs for the lane, each with the position after it. DamagedError, OSError: they cannot be read."""
         shelf = shelved.shelf
         place = shelf.next_place()
         path, position = shelved.folder / place.segment.name, place.position or len(shelved.header)
-        frames, after = await self._run(self._disk.read, path, position, place.offset, _READ_BYTES)
+        frames, after = await self._run(
+            self._disk.read, path, position, place.offset, _READ_BYTES, most_records
+        )
         if not shelf.behind or shelf.taken != place.offset:
             return []  # trimmed, or begun again, while it was read
         runs = [(self._unpacked(frame, place.offset), frame.head.next_offset) for frame in frames]
