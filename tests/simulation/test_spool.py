@@ -28,6 +28,7 @@ from penstock.processing.spool import feeding
 from penstock.processing.spool.disk import Disk
 from penstock.processing.spool.feeding import SpooledIntake
 from penstock.processing.spool.format import Identity
+from penstock.processing.spool.journal import JournalState
 from penstock.processing.work import Work
 
 SEEDS = int(os.environ.get("PENSTOCK_SIMULATION_SEEDS", "400")) // 4
@@ -162,13 +163,16 @@ class World:
 
     def note_what_is_known(self) -> None:
         """As whoever reads the files now would have it."""
-        _, state = Disk().found(self.folder / "group" / "0" / "orders-0", OURS)
+        state = self.journal()
         committed = None if self.stored is None else self.stored.offset
         resumed = state.resumed(committed)
         self.seen_done = {offset for start, end in resumed.runs for offset in range(start, end)}
         assert self.seen_done <= self.done, "a journal calls done what never was"
         self.attempts = {offset: resting.attempts for offset, resting in resumed.retries.items()}
         self.fails: dict[int, int] = {}
+
+    def journal(self) -> JournalState:
+        return Disk().found(self.folder / "group" / "0" / "orders-0", OURS)[1]
 
     async def meanwhile(self, waiting: Any) -> Any:
         task = asyncio.ensure_future(waiting)
@@ -285,9 +289,13 @@ class World:
         at = 0 if self.stored is None else self.stored.offset
         fate = self.chance.random()
         if fate < 0.15:
-            self.stored = OffsetAndMetadata(self.chance.randint(0, at))
-            if self.stored.offset < at:  # they are to be done again
-                self.done -= set(range(self.stored.offset, len(self.log)))
+            to = self.chance.randint(0, at)
+            if self.journal().is_ours(
+                to
+            ):  # of several commits whose answers were lost; it cannot be told from those
+                return
+            self.stored = OffsetAndMetadata(to)
+            self.done -= set(range(to, len(self.log)))  # they are to be done again
         elif fate < 0.3:
             end = min(len(self.log), at + self.chance.randint(1, 30))
             self.done.update(range(end))
