@@ -69,10 +69,11 @@ class World:
     def __init__(self, seed: int, folder: Path) -> None:
         self.chance = chance = random.Random(seed)
         self.folder = folder
-        self.size = chance.choice([10, 3000])
+        self.size = chance.choice([10, 3_000, 12_000])
         self.order = chance.choice(["key", "partition", None])
+        self.spoils = chance.random() < 0.5
         self.spool = Spool(folder, max_bytes=2**20, read_ahead=chance.random() < 0.8)
-        count = chance.choice([40, 400])
+        count = chance.choice([40, 400 if self.size < 10_000 else 150])
         builder = BatchBuilder()
         for number in range(count):
             key = None if chance.random() < 0.1 else b"k%d" % chance.randrange(chance.choice([2, 50]))
@@ -262,6 +263,22 @@ class World:
         self.now_ms += self.chance.choice([0, 500])
         self.lane.due(self.now_ms)
 
+    async def spoil(self) -> None:
+        """A byte changes; or, seldom, the disk refuses a write."""
+        if self.chance.random() < 0.1:
+            disk = self.intake._store._disk
+
+            def refuse(*_: object) -> None:
+                del disk._append  # type: ignore[method-assign]
+                raise OSError("no space left")
+
+            disk._append = refuse  # type: ignore[method-assign]
+        elif found := sorted(self.folder.rglob("*.records")):
+            path = self.chance.choice(found)
+            data = bytearray(path.read_bytes())
+            data[self.chance.randrange(len(data))] ^= 1 << self.chance.randrange(8)
+            path.write_bytes(data)
+
     async def flush(self) -> None:
         self.intake._flush()
 
@@ -322,8 +339,17 @@ async def live(world: World) -> None:
     await world.begin()
     for _ in range(chance.choice([100, 1000])):
         happens = chance.choices(
-            [world.poll, world.write, world.start, world.end, world.tick, world.flush, world.commits],
-            [4, 4, 8, 10, 3, 2, 1],
+            [
+                world.poll,
+                world.write,
+                world.start,
+                world.end,
+                world.tick,
+                world.flush,
+                world.commits,
+                world.spoil,
+            ],
+            [4, 4, 8, 10, 3, 2, 1, 0.1 if world.spoils else 0],
         )[0]
         await happens()
         if chance.random() < 0.01:

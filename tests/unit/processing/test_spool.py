@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,11 +16,14 @@ from penstock import ConsumerRecords, OffsetAndMetadata, Spool, TopicPartition
 from penstock._native import BatchBuilder, decode_batches
 from penstock.errors import ConfigError
 from penstock.processing import finished
+from penstock.processing.failure import FailurePolicy
+from penstock.processing.lanes import Load, RecordLane
 from penstock.processing.progress import PartitionProgress
 from penstock.processing.spool import journal
 from penstock.processing.spool.disk import JOURNAL_NAME, DamagedError, Disk
 from penstock.processing.spool.format import SEGMENT, Identity, decode_entries
 from penstock.processing.spool.journal import JournalState, Resting
+from penstock.processing.spool.ownership import JournaledOwnership, Notes
 from penstock.processing.spool.settings import to_bytes
 from penstock.processing.spool.shelf import Segment, Shelf, adjoining
 from penstock.processing.spool.store import Store
@@ -118,6 +124,13 @@ def test_what_is_read_at_once_is_bounded_and_at_least_a_frame(tmp_path: Path) ->
         assert [frame.payload for frame in frames] == payloads[:expected]
     frames, _ = disk.read(path, len(HEADER), 104, 10**6, 10**6)
     assert frames[0].head.start == 103, "the frame that the offset lies in is the first"
+
+
+def test_frames_that_do_not_adjoin_are_not_read(tmp_path: Path) -> None:
+    disk = Disk()
+    path, payloads = written(disk, tmp_path, [2, 3])
+    disk.append_frame(path, b"", b"after a gap", 106, 107, 1, 7)
+    assert read_back(disk, tmp_path) == (payloads, True)
 
 
 entries = st.lists(
@@ -250,6 +263,14 @@ def test_a_shelf_gives_back_in_order_what_was_not_taken(steps: list[tuple[str, i
         assert {segment.name for segment in shelf.segments} == set(disk)
 
 
+def test_what_is_committed_without_having_been_read_again_is_passed_over() -> None:
+    a, b = Segment(0, 10, 100, 10), Segment(10, 20, 100, 10)
+    shelf = Shelf([a, b], 3)
+    assert shelf.trim(10, 0) == [a]
+    assert (shelf.taken, shelf.next_place()) == (10, (b, 0, 10))
+    assert shelf.trim(25, 0) == [b] and not shelf.behind and shelf.taken == 20
+
+
 def test_segments_are_used_where_the_commit_lies_in_them() -> None:
     a, b, c = Segment(10, 20, 1, 1), Segment(20, 30, 1, 1), Segment(35, 40, 1, 1)
     assert adjoining([c, b, a], 15) == ([a, b], [c])
@@ -258,6 +279,78 @@ def test_segments_are_used_where_the_commit_lies_in_them() -> None:
     for outside in (9, 30, 33, 40, 50):
         assert adjoining([a, b, c], outside) == ([], [a, b, c])
     assert adjoining([a, b], None) == ([a, b], []) and adjoining([a, b, c], None) == ([], [a, b, c])
+
+
+# ---------------------------------------------------------------- what is noted
+
+
+def ownership(committed: int | None = 10, **resting: Resting) -> tuple[JournaledOwnership, Notes]:
+    entry = None if committed is None else OffsetAndMetadata(committed)
+    notes = Notes(-1 if committed is None else committed, lambda: None)
+    owned = JournaledOwnership(
+        TopicPartition("t", 0),
+        entry,
+        1,
+        notes=notes,
+        clock_ms=lambda: 0.0,
+        on_committed=lambda offset: None,
+        also_done=[],
+        resting={int(name[1:]): state for name, state in resting.items()},
+    )
+    return owned, notes
+
+
+def test_what_is_done_and_committed_is_noted_once() -> None:
+    owned, notes = ownership()
+    for offset in range(10, 16):
+        owned.added(offset, offset + 1)
+    owned.added(16, 20)
+    for offset in (10, 12, 13, 16):
+        owned.done(offset)
+    state = state_of(journal.committed(10), notes.take(owned.commit_offset))
+    assert state.resumed(10).runs == [(10, 11), (12, 14), (16, 20)]
+    assert notes.take(owned.commit_offset) == b"" and not notes.told
+    entry = owned.to_commit()
+    assert entry is not None and entry.offset == 11
+    state = state_of(journal.committed(10), notes.take(owned.commit_offset))
+    assert (state.committed, state.attempted) == (10, [11]), "a commit is noted before it is sent"
+    owned.committed_as(entry)
+    assert state_of(notes.take(owned.commit_offset)).committed == 11
+
+
+def test_of_a_log_that_was_cut_nothing_but_commits_is_noted() -> None:
+    owned, notes = ownership()
+    notes.base = -1
+    owned.added(10, 11)
+    owned.added(11, 15)
+    owned.retried(10, 2, 0.0)
+    owned.done(11)
+    assert state_of(notes.take(owned.commit_offset)) == JournalState()
+
+
+def test_a_record_that_rested_keeps_its_key_and_its_attempts() -> None:
+    """As later() of a retry topic, but in order."""
+    in_an_hour = int(time.time() * 1000) + 3_600_000
+    owned, _ = ownership(0, o1=Resting(3, in_an_hour), o2=Resting(2, 0))
+    host = SimpleNamespace(waits_until=lambda due_ms: None, relieved=lambda partition: None)
+    lane = RecordLane(
+        "lane", "key", concurrency=10, timeout_s=None, policy=FailurePolicy(), breaker=None,
+        load=Load(10**6, 10**9, lambda: None), host=host, clock_ms=lambda: 0.0, chance=lambda: 0.5,
+    )  # fmt: skip
+    builder = BatchBuilder()
+    for key in (b"a", b"b", b"c", b"b", b"a"):
+        builder.append(0, key, b"")
+    lane.add(owned, decode_batches(builder.build(), topic="t"), 5)
+    first, second = lane.take(), lane.take()
+    assert first is not None and second is not None and lane.take() is None
+    assert [(work.payload.offset, work.attempts) for work in (first, second)] == [(0, 0), (2, 2)]
+    assert lane.resting == 1 and not owned.has_resting
+    assert not lane.due(3_500_000) and lane.due(3_600_001)
+    third = lane.take()
+    assert third is not None and (third.payload.offset, third.attempts) == (1, 3)
+    for work in (first, second, third):
+        lane.finished(work, None)
+    assert [lane.take().payload.offset for _ in range(2)] == [4, 3]  # type: ignore[union-attr]
 
 
 # ---------------------------------------------------------------- the store
@@ -336,8 +429,6 @@ async def test_others_files_make_room_and_the_limit_holds(tmp_path: Path) -> Non
 
 async def test_what_waits_for_the_disk_is_bounded(tmp_path: Path) -> None:
     """The thread stands still; whoever appends is to wait."""
-    import threading
-
     store, may_go = store_of(tmp_path, 10**9), threading.Event()
     await store.open("group", None)
     shelved = (await store.take_over(OURS, 0)).shelved
