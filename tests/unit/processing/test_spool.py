@@ -90,7 +90,7 @@ def test_what_was_torn_is_cut_off_before_more_is_written(
 ) -> None:
     folder, disk = tmp_path_factory.mktemp("spool"), Disk()
     path, payloads = written(disk, folder, [2, 3])
-    disk.append(path, tail)
+    disk.append([(path, tail)])
     (segment,), _ = disk.found(folder, OURS)
     assert (segment.start, segment.end, segment.records, segment.leader_epoch) == (100, 105, 5, 7)
     assert segment.size_bytes == path.stat().st_size
@@ -286,7 +286,7 @@ def test_segments_are_used_where_the_commit_lies_in_them() -> None:
 
 def ownership(committed: int | None = 10, **resting: Resting) -> tuple[JournaledOwnership, Notes]:
     entry = None if committed is None else OffsetAndMetadata(committed)
-    notes = Notes(-1 if committed is None else committed, lambda: None)
+    notes = Notes(-1 if committed is None else committed, lambda at_once: None)
     owned = JournaledOwnership(
         TopicPartition("t", 0),
         entry,
@@ -449,7 +449,7 @@ async def test_a_journal_is_rewritten_when_it_grows(tmp_path: Path) -> None:
     await store.open("group", None)
     shelved = (await store.take_over(OURS, 0)).shelved
     for at in range(3000):
-        store.note(shelved, journal.progress(0, at, [at + 2]))
+        store.note([(shelved, journal.progress(0, at, [at + 2]))])
         if at % 500 == 0:
             await store._run(lambda: None)
             await asyncio.sleep(0)
@@ -467,7 +467,7 @@ async def test_a_failing_disk_is_told_once_and_nothing_is_written_after(
     shelved = (await store.take_over(OURS, 0)).shelved
     (shelved.folder / Segment(0, 0, 0, 0).name).mkdir()
     assert store.append(shelved, records(0, 5), 5, taken=True)
-    assert store.append(shelved, records(5, 5), 10, taken=True)
+    store.append(shelved, records(5, 5), 10, taken=True)  # whether the thread has failed yet or not
     await store._run(lambda: None)
     await asyncio.sleep(0)
     assert not store.working and told == [1]

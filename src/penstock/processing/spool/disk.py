@@ -56,8 +56,9 @@ class Disk:
             path.parent.mkdir(parents=True, exist_ok=True)
         self._append(path, (header, encode_head(payload, *head), payload))
 
-    def append(self, path: Path, data: bytes) -> None:
-        self._append(path, (data,))
+    def append(self, parts: Iterable[tuple[Path, bytes]]) -> None:
+        for path, data in parts:
+            self._append(path, (data,))
 
     def _append(self, path: Path, parts: Iterable[bytes]) -> None:
         file = self._open.pop(path, None)

@@ -9,13 +9,14 @@ of the position that was sought.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from ..._native import ConsumerRecords
-from ...errors import KafkaError
+from ...errors import IllegalStateError, KafkaError
 from ...types import OffsetAndMetadata, TopicPartition
 from ..intake import Intake
 from ..lanes import Ownership
@@ -38,11 +39,11 @@ class Feed:
 
     __slots__ = ("lost", "notes", "owned", "position", "shelved", "spooling")
 
-    def __init__(self, shelved: Shelved, notes: Notes) -> None:
+    def __init__(self, shelved: Shelved, notes: Notes, spooling: bool) -> None:
         self.shelved = shelved
         self.notes = notes
         self.position = shelved.shelf.end
-        self.spooling = True
+        self.spooling = spooling
         self.lost = False
         self.owned: Ownership
 
@@ -73,7 +74,7 @@ class SpooledIntake(Intake):
         self._feeds: dict[TopicPartition, Feed] = {}
         self._paused: set[TopicPartition] = set()
         self._wanted = asyncio.Event()  # there may be something on disk that a lane has room for
-        self._dirty: list[Feed] = []
+        self._dirty: dict[Feed, None] = {}
         self._loop = asyncio.get_running_loop()
         self._flush_timer: asyncio.TimerHandle | None = None
         self._flushed_s = 0.0
@@ -84,8 +85,6 @@ class SpooledIntake(Intake):
         await self._store.open(self._config["group.id"], self._config.get("group.instance.id"))
 
     async def close(self) -> None:
-        if self._flush_timer is not None:
-            self._flush_timer.cancel()
         self._flush()
         await self._store.close()
 
@@ -120,9 +119,9 @@ class SpooledIntake(Intake):
             again_from = shelf.taken
             self._store.start_again(shelved, again_from, forget_done=True)
             state = JournalState()
-            await self._consumer.seek(tp, again_from if entry is None else entry)
-        notes = Notes(shelf.taken, lambda: self._note_soon(feed))
-        feed = Feed(shelved, notes)
+            await self._seek(tp, again_from if entry is None else entry)
+        notes = Notes(shelf.taken, lambda at_once: self._note_soon(feed, at_once))
+        feed = Feed(shelved, notes, self._store.working)
         feed.owned = self._owned[tp] = self._ownership(tp, entry, feed, state)
         return feed
 
@@ -146,8 +145,8 @@ class SpooledIntake(Intake):
 
     async def _is_still_there(self, tp: TopicPartition, place: OffsetAndMetadata) -> bool:
         """Go on behind what is on disk; whether the log still has all that lies before (KIP-320: the consumer asks)."""
-        await self._consumer.seek(tp, place)
         try:
+            await self._consumer.seek(tp, place)
             found = await self._consumer.position(tp, _VALIDATION_MS)
         except KafkaError as error:
             _log.warning("%s: what is spooled cannot be validated, and is fetched again: %s", tp, error)
@@ -180,7 +179,7 @@ class SpooledIntake(Intake):
                 self._wanted.set()
                 return
         elif waits:  # there is no room, nor was it known before: fetched again later
-            await self._consumer.seek(tp, feed.position)
+            await self._seek(tp, feed.position)
             return
         else:
             feed.spooling = False
@@ -202,7 +201,7 @@ class SpooledIntake(Intake):
         feed.position = taken if behind and taken < first else first
         self._store.start_again(feed.shelved, feed.position, forget_done=True)
         if feed.position < first:
-            await self._consumer.seek(tp, feed.position)
+            await self._seek(tp, feed.position)
             return False
         return True
 
@@ -214,9 +213,13 @@ class SpooledIntake(Intake):
             if feed.behind:
                 feed.position = feed.shelved.shelf.taken
                 self._store.start_again(feed.shelved, feed.position)
-                await self._consumer.seek(tp, feed.position)
+                await self._seek(tp, feed.position)
         if lost:
             await self._match()
+
+    async def _seek(self, tp: TopicPartition, place: int | OffsetAndMetadata) -> None:
+        with contextlib.suppress(IllegalStateError):  # it is lost already, and the next poll() will say so
+            await self._consumer.seek(tp, place)
 
     def _lose(self, feed: Feed) -> None:
         feed.lost = True
@@ -240,7 +243,7 @@ class SpooledIntake(Intake):
             while ready := [
                 (tp, feed)
                 for tp, feed in self._feeds.items()
-                if feed.behind and not feed.lost and tp not in self.held
+                if feed.behind and not feed.lost and not feed.owned.withdrawn and tp not in self.held
             ]:
                 for tp, feed in ready:
                     if tp not in self.held:
@@ -287,12 +290,13 @@ class SpooledIntake(Intake):
             elif not self._may_come(tp, feed, self._headroom_bytes):
                 to_pause.append(tp)
         mine = self._consumer.assignment() if to_pause or to_resume else set()
-        if to_pause := [tp for tp in to_pause if tp in mine]:
-            self._paused.update(to_pause)
-            await self._consumer.pause(*to_pause)
-        if to_resume := [tp for tp in to_resume if tp in mine]:
-            self._paused.difference_update(to_resume)
-            await self._consumer.resume(*to_resume)
+        with contextlib.suppress(IllegalStateError):  # as in _seek()
+            if to_pause := [tp for tp in to_pause if tp in mine]:
+                self._paused.update(to_pause)
+                await self._consumer.pause(*to_pause)
+            if to_resume := [tp for tp in to_resume if tp in mine]:
+                self._paused.difference_update(to_resume)
+                await self._consumer.resume(*to_resume)
 
     def _may_come(self, tp: TopicPartition, feed: Feed, room_bytes: int) -> bool:
         if tp not in self.held and not feed.behind:
@@ -310,17 +314,20 @@ class SpooledIntake(Intake):
         if self._paused:
             self.relief.set()
 
-    def _note_soon(self, feed: Feed) -> None:
-        """At once, but no more often than every 20 ms, for all partitions together."""
-        self._dirty.append(feed)
+    def _note_soon(self, feed: Feed, at_once: bool) -> None:
+        """Now, but no more often than every 20 ms, for all partitions together; a commit that is about to be sent waits for nothing."""
+        self._dirty[feed] = None
+        if self._flush_timer is not None and at_once:
+            self._flush_timer.cancel()
+            self._flush_timer = None
         if self._flush_timer is None:
-            at_s = max(self._loop.time(), self._flushed_s + _JOURNAL_EVERY_S)
-            self._flush_timer = self._loop.call_at(at_s, self._flush)
+            after_s = 0.0 if at_once else self._flushed_s + _JOURNAL_EVERY_S - self._loop.time()
+            self._flush_timer = self._loop.call_later(max(0.0, after_s), self._flush)
 
     def _flush(self) -> None:
-        self._flush_timer = None
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+            self._flush_timer = None
         self._flushed_s = self._loop.time()
-        dirty, self._dirty = self._dirty, []
-        for feed in dirty:
-            if entries := feed.notes.take(feed.owned.commit_offset):
-                self._store.note(feed.shelved, entries)
+        dirty, self._dirty = self._dirty, {}
+        self._store.note((feed.shelved, feed.notes.take(feed.owned.commit_offset)) for feed in dirty)

@@ -13,14 +13,15 @@ from .journal import Resting
 
 
 class Notes:
-    """What is new of one partition. `tell` is called for the first new thing after take().
+    """What is new of one partition. `tell` is called for the first new thing after take(), and for what has to be written at once.
 
     `base`: the position from which on the ownership's progress counts; -1: nothing but commits is noted.
     """
 
     __slots__ = ("_tell", "_written_to", "base", "done", "entries", "runs", "told")
 
-    def __init__(self, base: int, tell: Callable[[], None]) -> None:
+    def __init__(self, base: int, tell: Callable[[bool], None]) -> None:
+        """`tell(at_once)`."""
         self.base = base
         self.done: list[int] = []
         self.runs: list[tuple[int, int]] = []
@@ -29,9 +30,9 @@ class Notes:
         self._tell = tell
         self._written_to = -1
 
-    def tell(self) -> None:
+    def tell(self, *, at_once: bool = False) -> None:
         self.told = True
-        self._tell()
+        self._tell(at_once)
 
     def take(self, watermark: int) -> bytes:
         """All that is new, as entries; all before `watermark` is done."""
@@ -87,7 +88,8 @@ class SpooledOwnership(Ownership):
     def to_commit(self, max_chars: int = MAX_CHARS) -> OffsetAndMetadata | None:
         entry = super().to_commit(max_chars)
         if entry is not None:  # before it is sent: whoever is killed after that knows it for his own
-            self._note(journal.attempted(entry.offset))
+            self.notes.entries.append(journal.attempted(entry.offset))
+            self.notes.tell(at_once=True)
         return entry
 
     def committed_as(self, entry: OffsetAndMetadata) -> None:

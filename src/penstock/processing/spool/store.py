@@ -85,6 +85,7 @@ class Store:
         self._pending_bytes = 0
         self._room = asyncio.Event()
         self._broken = False
+        self._failure: BaseException | None = None
         self._lock_fd = -1
 
     # ------------------------------------------------------------ life
@@ -124,8 +125,18 @@ class Store:
     # ------------------------------------------------------------ partitions that come and go
 
     async def take_over(self, identity: Identity, committed: int | None) -> TakenOver:
-        """The partition is ours from here on. OSError as from the disk."""
+        """The partition is ours from here on; nothing is left of it where the disk fails."""
         folder = self._folder / f"{quote(identity.topic, safe='')}-{identity.partition}"
+        try:
+            return await self._take_over(identity, committed, folder)
+        except OSError as error:
+            self.failed(error)
+            shelf = Shelf((), -1 if committed is None else committed)
+            return TakenOver(Shelved(identity, folder, shelf), JournalState())
+
+    async def _take_over(self, identity: Identity, committed: int | None, folder: Path) -> TakenOver:
+        if self._broken:
+            raise self._failure or OSError("the spool has failed")
         segments, state = await self._run(self._disk.found, folder, identity)
         kept, gone = adjoining(segments, committed)
         self._forget_idle(folder)
@@ -247,12 +258,15 @@ class Store:
 
     # ------------------------------------------------------------ the journal
 
-    def note(self, shelved: Shelved, entries: bytes) -> None:
-        """Append to the partition's journal; it is rewritten when it has grown."""
-        self._ask(self._disk.append, shelved.folder / JOURNAL_NAME, entries)
-        shelved.journal_bytes += len(entries)
-        if shelved.journal_bytes >= shelved.compact_at_bytes:
-            self._write_journal(shelved, None)
+    def note(self, entries: Iterable[tuple[Shelved, bytes]]) -> None:
+        """Append to the partitions' journals, in one go; one that has grown is rewritten."""
+        new = [(shelved, data) for shelved, data in entries if data]
+        if new:
+            self._ask(self._disk.append, [(shelved.folder / JOURNAL_NAME, data) for shelved, data in new])
+        for shelved, data in new:
+            shelved.journal_bytes += len(data)
+            if shelved.journal_bytes >= shelved.compact_at_bytes:
+                self._write_journal(shelved, None)
 
     def _write_journal(self, shelved: Shelved, state: JournalState | None) -> None:
         asked_at = shelved.journal_bytes
@@ -324,8 +338,6 @@ class Store:
                 error,
             )
             self._on_failure()
-
-    _failure: BaseException | None = None
 
 
 def _slot(base: Path, group_id: str, instance_id: str | None) -> tuple[Path, int]:
