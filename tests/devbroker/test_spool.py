@@ -7,13 +7,22 @@ import json
 import signal
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from penstock import DevBroker, KafkaConsumer, KafkaProducer, Spool, TopicPartition
+from penstock import (
+    ConsumerRecords,
+    DevBroker,
+    KafkaConsumer,
+    KafkaProducer,
+    Processor,
+    Spool,
+    TopicPartition,
+)
+from penstock.errors import ConfigError
 from penstock.processing.spool.format import decode_entries
 from penstock.processing.spool.journal import JournalState
 from tests.devbroker.test_processor import Orders, Running, committed, processor_of, until
@@ -305,3 +314,101 @@ def test_rebalances_lose_nothing_and_overlap_nowhere(
         until(lambda: sum(committed(broker, group, topic, 6).values()) == 2000, "all committed")
     assert not orders.faults
     assert {path.name for path in (tmp_path / group).iterdir()} == {"0", "1"}, "each has a folder of its own"
+
+
+def test_with_transactions_a_kill_loses_no_output_and_repeats_none(broker: DevBroker, tmp_path: Path) -> None:
+    """What is done and not committed has its outputs in memory: a journal must not call it done."""
+    total, target = 3000, f"t-{uuid.uuid4().hex[:8]}"
+    topic = made(broker, [str(number) for number in range(total)])
+    broker.create_topic(target, partitions=1)
+    group = f"g-{topic}"
+    arguments = ("copy", broker.bootstrap_servers, group, topic, target, str(tmp_path / "spool"))
+    for part in (0.2, 0.5):
+        with processors.child(*arguments) as process:
+            until(lambda: committed(broker, group, topic, 1).get(0, 0) > total * part, "some")  # noqa: B023
+            processors.ended(process, signal.SIGKILL)
+    with processors.child(*arguments) as process:
+        until(lambda: committed(broker, group, topic, 1) == {0: total}, "all committed")
+        processors.ended(process, signal.SIGTERM)
+    found: list[int] = []
+    with KafkaConsumer(
+        target,
+        bootstrap_servers=broker.bootstrap_servers,
+        isolation_level="read_committed",
+        auto_offset_reset="earliest",
+        group_id=uuid.uuid4().hex,
+    ) as consumer:
+        until(
+            lambda: found.extend(int(r.value) for r in consumer.poll(100)) or len(found) >= total,
+            "all outputs",
+        )
+        found.extend(int(record.value) for record in consumer.poll(300))
+    assert sorted(found) == list(range(total))
+
+
+class Rows:
+    """A sink that keeps rows and offsets in memory; `may_go` lets it write."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, int]] = []
+        self.offsets: dict[TopicPartition, int] = {}
+        self.may_go = threading.Event()
+
+    def open(self, group_id: str) -> None:
+        """Nothing to connect to."""
+
+    def assigned(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        return {tp: self.offsets[tp] for tp in partitions if tp in self.offsets}
+
+    def write(self, records: ConsumerRecords) -> None:
+        self.may_go.wait()
+        self.rows.extend((record.partition, record.offset) for record in records)
+        self.offsets.update(records.next_offsets())
+
+    def revoked(self, partitions: Iterable[TopicPartition]) -> None:
+        """Nobody else writes."""
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def test_a_sink_goes_on_from_the_spool_at_its_own_offsets(broker: DevBroker, tmp_path: Path) -> None:
+    topic, group, rows = made_with_keys(broker, 900), uuid.uuid4().hex, Rows()
+
+    def processor(drain_timeout: str) -> Processor:
+        made = processor_of(
+            broker,
+            group,
+            spool=tmp_path,
+            max_buffered_records=60,
+            max_poll_records=20,
+            drain_timeout=drain_timeout,
+        )
+        made.sink(topic, sink=rows, batch=10)
+        return made
+
+    first = processor("10ms")
+    with Running(first):
+        until(lambda: first.health().details.get("spooled_records") == 900, "all are on disk")
+        first.stop()
+        rows.may_go.set()
+    before = len(rows.rows)
+    assert before < 100
+    asked: list[int] = []
+    remove = fetched_from(broker, asked)
+    with Running(processor("10s")):
+        until(lambda: len(rows.rows) == 900, "all rows")
+        until(lambda: sum(committed(broker, group, topic).values()) == 900, "all committed")
+    remove()
+    assert asked and min(asked) > 200, "what was on disk was fetched again"
+    for partition in range(3):
+        offsets = [offset for where, offset in rows.rows if where == partition]
+        assert offsets == list(range(len(offsets)))
+
+
+def test_a_folder_that_cannot_be_used_is_told_at_once(broker: DevBroker, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    processor = processor_of(broker, spool=tmp_path / "file")
+    processor.handler(made(broker, []))(print)
+    with pytest.raises(ConfigError, match="cannot be used"):
+        processor.run()
