@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         RetryTopic,
         Skip,
         SkipRecord,
+        Spool,
         Stop,
     )
     from .producer import KafkaProducer
@@ -76,6 +77,7 @@ _LAZY = {
     "RetryTopic": "penstock.processing",
     "Skip": "penstock.processing",
     "SkipRecord": "penstock.processing",
+    "Spool": "penstock.processing",
     "Stop": "penstock.processing",
 }
 
@@ -109,6 +111,7 @@ __all__ = [
     "RetryTopic",
     "Skip",
     "SkipRecord",
+    "Spool",
     "Stop",
     "TimestampType",
     "TopicPartition",

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -645,3 +645,41 @@ def test_38_a_handler_that_hangs_is_told_of(broker: DevBroker, caplog: pytest.Lo
         until(lambda: processor.health().ready, "it is a member still: what it could do goes on")
         assert running.error is None
         hangs[0] = False
+
+
+def test_a_handler_that_stops_the_processor_is_not_called_again(broker: DevBroker) -> None:
+    topic, calls = made(broker, 20, keys=20, partitions=1), Counter[int]()
+    processor = processor_of(broker)
+
+    @processor.handler(topic, retry=Retry(attempts=3, backoff="1ms"))
+    async def handle(record: Any) -> None:
+        calls[record.offset] += 1
+        if record.offset == 12:
+            raise RuntimeError("broken")
+
+    with Running(processor) as running:
+        running.ended()
+    assert calls[12] == 3, "it was called after the decision to stop"
+
+
+def test_with_transactions_nothing_is_called_done_whose_outputs_are_not_written(broker: DevBroker) -> None:
+    topic, out, group = made(broker, 20, keys=20, partitions=1), made(broker), uuid.uuid4().hex
+    processor, called, may_go = processor_of(broker, group, exactly_once=True), [], threading.Event()
+
+    @processor.handler(topic, output=out)
+    def handle(record: Any) -> Output:
+        if record.offset == 3:
+            may_go.wait(WAIT_S)
+        called.append(record.offset)
+        return Output(record.value)
+
+    def stored() -> Any:
+        with KafkaConsumer(bootstrap_servers=broker.bootstrap_servers, group_id=group) as consumer:
+            return consumer.committed(TopicPartition(topic, 0))
+
+    with Running(processor):
+        until(lambda: len(called) == 19 and stored() is not None and stored().offset == 3, "all but one")
+        time.sleep(0.2)  # some commits
+        assert stored().metadata == "", "outputs in memory would be lost with the process"
+        may_go.set()
+        until(lambda: stored().offset == 20, "all committed")

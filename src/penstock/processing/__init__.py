@@ -5,6 +5,7 @@ from .breaker import CircuitBreaker
 from .failure import DeadLetter, Reject, Retry, RetryThis, RetryTopic, Skip, SkipRecord, Stop
 from .health import Health
 from .processor import Processor
+from .spool import Spool
 from .work import Output
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "RetryTopic",
     "Skip",
     "SkipRecord",
+    "Spool",
     "Stop",
 ]
