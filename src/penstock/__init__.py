@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .group.protocol import MemberSubscription
     from .metrics import MetricName
     from .processing import (
+        Adaptive,
         CircuitBreaker,
         DeadLetter,
         Output,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
         RetryTopic,
         Skip,
         SkipRecord,
+        Spool,
         Stop,
     )
     from .producer import KafkaProducer
@@ -55,6 +57,7 @@ _LAZY = {
     "Admin": "penstock.admin",
     "Assignor": "penstock.group.assignors",
     "AsyncKafkaConsumer": "penstock.consumer.async_consumer",
+    "Adaptive": "penstock.processing",
     "CircuitBreaker": "penstock.processing",
     "ConsumerRecord": "penstock._native",
     "ConsumerRecords": "penstock._native",
@@ -76,11 +79,13 @@ _LAZY = {
     "RetryTopic": "penstock.processing",
     "Skip": "penstock.processing",
     "SkipRecord": "penstock.processing",
+    "Spool": "penstock.processing",
     "SqliteSink": "penstock.sinks",
     "Stop": "penstock.processing",
 }
 
 __all__ = [
+    "Adaptive",
     "Admin",
     "Assignor",
     "AsyncKafkaConsumer",
@@ -111,6 +116,7 @@ __all__ = [
     "RetryTopic",
     "Skip",
     "SkipRecord",
+    "Spool",
     "SqliteSink",
     "Stop",
     "TimestampType",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from ..errors import HandlerStoppedError
 from ..types import OffsetAndMetadata, TopicPartition
 from .breaker import CircuitBreaker
 from .failure import FailurePolicy, RetryAt, SkipIt, StopIt, ToDeadLetter, ToRetryTopic
+from .finished import Ranges
 from .progress import PartitionProgress
 from .work import Parcel, Work
 
@@ -30,13 +32,17 @@ Chain = deque[Work] | None
 """What waits for the work of its key that is out; None while nothing waits."""
 
 
+_FIRST_RECORDS = 100
+"""How many are polled while it is not known how large they are."""
+
+
 class Load:
     """How much a processor holds that is not done. Written by the lanes; `limit`s are the runtime's.
 
     `on_relief` is called once when the load falls to half of both limits after `pressed` was set.
     """
 
-    __slots__ = ("bytes", "limit_bytes", "limit_records", "on_relief", "pressed", "records")
+    __slots__ = ("bytes", "limit_bytes", "limit_records", "on_relief", "pressed", "record_bytes", "records")
 
     def __init__(self, limit_records: int, limit_bytes: int, on_relief: Callable[[], None]) -> None:
         self.limit_records = limit_records
@@ -44,11 +50,18 @@ class Load:
         self.on_relief = on_relief
         self.records = 0
         self.bytes = 0
+        self.record_bytes = limit_bytes / _FIRST_RECORDS  # about what one takes: of those that came last
         self.pressed = False
 
     @property
     def full(self) -> bool:
         return self.records >= self.limit_records or self.bytes >= self.limit_bytes
+
+    @property
+    def room(self) -> int:
+        """How many records may come until it is full; 1 where it is."""
+        by_bytes = (self.limit_bytes - self.bytes) / self.record_bytes
+        return max(1, int(min(self.limit_records - self.records, by_bytes)))
 
     def relieve(self) -> None:
         """Called while pressed, after something went."""
@@ -64,15 +77,29 @@ class Ownership(PartitionProgress):
     counts any more.
     """
 
-    __slots__ = ("chains", "held", "low_water", "outputs", "withdrawn")
+    __slots__ = ("chains", "has_resting", "held", "low_water", "outputs", "withdrawn")
 
-    def __init__(self, tp: TopicPartition, committed: OffsetAndMetadata | None, number: int = 0) -> None:
-        super().__init__(tp, committed, number)
+    def __init__(
+        self,
+        tp: TopicPartition,
+        committed: OffsetAndMetadata | None,
+        number: int = 0,
+        also_done: Ranges | None = None,
+    ) -> None:
+        super().__init__(tp, committed, number, also_done)
         self.chains: dict[object, Chain] = {}
         self.held = 0  # records that were taken in and are not done
         self.low_water = -1
         self.withdrawn = False
+        self.has_resting = False
         self.outputs: dict[int, Any] = {}  # by offset: what a handler returned and a transaction is to write
+
+    def retried(self, offset: int, attempts: int, due_ms: float) -> None:
+        """A record rests until another attempt: for whoever keeps that beyond this process."""
+
+    def resting(self, offset: int) -> tuple[float, int] | None:
+        """Of a record that rested when a process before this one ended: when it is due (the clock's ms), and how many attempts there were.
+        Asked while `has_resting`."""
 
     def note_epochs(self, records: ConsumerRecords) -> None:
         """Where the leader epoch changes in this run."""
@@ -129,7 +156,8 @@ class Lane:
         self.running: set[Work] = set()
         self.resting = 0  # works that wait for a retry to be due
         self.aside = 0  # works that are being put away or delivered
-        self.done_records = 0  # counters, for measurements
+        self.ended_calls = 0  # counters, for measurements
+        self.done_records = 0
         self.failed_calls = 0
         self.retried = 0
         self.dead_lettered = 0
@@ -165,6 +193,7 @@ class Lane:
 
     def finished(self, work: Work, result: Any) -> None:
         self.running.discard(work)
+        self.ended_calls += 1
         if self._breaker is not None and self._breaker.state != "closed":
             self._breaker.succeeded(self._clock_ms())
             self._host.waits_until(self._clock_ms())  # others may run again as well
@@ -177,6 +206,7 @@ class Lane:
     def failed(self, work: Work, error: BaseException) -> None:
         """What the policy says of it."""
         self.running.discard(work)
+        self.ended_calls += 1
         self.failed_calls += 1
         if self._gone(work):
             return
@@ -217,6 +247,9 @@ class Lane:
                     max(0.0, due_ms - self._clock_ms()) / 1000,
                     error,
                 )
+                if not work.spans:
+                    partition: Ownership = work.partition  # type: ignore[assignment]
+                    partition.retried(first_record(work).offset, work.attempts, due_ms)
                 self._rest_until(work, due_ms)
             case ToDeadLetter(topic):
                 self.dead_lettered += 1
@@ -249,7 +282,7 @@ class Lane:
         )
         stopped = HandlerStoppedError(message, record.topic, record.partition, record.offset)
         stopped.__cause__ = error
-        self._again(work)  # it counts as waiting, for whoever looks
+        self._rest_until(work, math.inf)  # not done, and not to be run again
         self._host.stop_for(stopped)
 
     def withdraw(self, partitions: Iterable[Ownership]) -> None:
@@ -370,7 +403,7 @@ class RecordLane(Lane):
         parcel = Parcel(0, records.size_bytes())
         chains, ready, added = partition.chains, self._ready, partition.added
         by_key, key = self._by_key, (True if self._by_partition else None)
-        later = self.later if partition.topic_partition.topic in self.retry_topics else None
+        later = self._later_of(partition)
         count = 0
         for record in records:
             offset = record.offset
@@ -381,8 +414,8 @@ class RecordLane(Lane):
             if by_key:
                 key = record.raw_key  # type: ignore[assignment]
             work = Work(record, partition, key, parcel)
-            if later is not None:
-                self._add_later(work, later(record))
+            if later is not None and (told := later(record)) is not None:
+                self._add_later(work, told)
             elif key is None:
                 ready.append(work)
             elif key in chains:
@@ -401,8 +434,26 @@ class RecordLane(Lane):
             self._load.bytes += parcel.bytes
         return count
 
+    def _later_of(self, partition: Ownership) -> Callable[[ConsumerRecord], tuple[float, int] | None] | None:
+        """What says which of these records have a past; None where none has."""
+        later = self.later if partition.topic_partition.topic in self.retry_topics else None
+        if not partition.has_resting:
+            return later
+        return lambda record: (
+            partition.resting(record.offset) or (later(record) if later is not None else None)
+        )
+
     def _add_later(self, work: Work, told: tuple[float, int]) -> None:
+        """It rests until it is due, and keeps its key meanwhile; behind one of its key it waits for that alone."""
         due_ms, work.attempts = told
+        key, chains = work.key, work.partition.chains  # type: ignore[attr-defined]
+        if key is not None:
+            if key in chains:
+                if chains[key] is None:
+                    chains[key] = deque()
+                chains[key].append(work)
+                return
+            chains[key] = None
         if due_ms > self._clock_ms():
             self._rest_until(work, due_ms)
         else:

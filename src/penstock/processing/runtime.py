@@ -8,44 +8,43 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
-import itertools
 import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
-from .._native import ConsumerRecord, ConsumerRecords
+from .._native import ConsumerRecord
 from ..consumer import AsyncKafkaConsumer
 from ..errors import (
     ConnectionFailedError,
-    IllegalStateError,
     KafkaError,
-    ProcessingError,
     SinkError,
     WakeupError,
 )
 from ..producer import KafkaProducer
 from ..types import OffsetAndMetadata, TopicPartition
+from .adapting import Adapter
 from .batch_lanes import BatchLane
 from .committer import Committer
-from .dead_letters import DeadLetters
-from .deliveries import Deliveries, outputs_of
+from .dead_letters import DeadLetters, fitting, headers_of, letter_of
+from .deliveries import Deliveries, Encoders, outputs_of
 from .executors.making import executor_of
 from .health import Health
+from .intake import Intake
 from .lanes import Lane, Load, Ownership, RecordLane, first_record
 from .retry_topics import attempts_of, due_epoch_ms, headers_for_retry
 from .settings import HandlerSpec, ProcessorSettings
-from .work import Executor, Work
+from .stalls import Stalls
+from .work import Executor, Output, Work
 
 _log = logging.getLogger("penstock.processing")
 
 _POLL_MS = 500
 _RETRY_POLL_S = 1.0
+_MAX_REQUEST_BYTES = 1_048_576  # max.request.size, where it is not given
 _STILL_ALIVE_S = 30.0
 """How long the loop may not have turned before it counts as hung: a coroutine handler blocks it, perhaps."""
-_MOST_AHEAD = 100_000
-"""How many records of a partition may be kept in mind behind one that is not done; then the partition is paused."""
 
 
 class Station:
@@ -60,7 +59,7 @@ class Station:
 class Runtime:
     """One run of a processor. `stop()` may be called from any thread; all else belongs to the loop.
 
-    `owned` and `_paused` are written by the listener and the flow control, in the loop.
+    `owned` is written by the listener and the intake, in the loop.
     """
 
     def __init__(self, specs: Sequence[HandlerSpec], settings: ProcessorSettings) -> None:
@@ -69,27 +68,28 @@ class Runtime:
         self.owned: dict[TopicPartition, Ownership] = {}
         self._station_of: dict[str, Station] = {}
         self.stations: list[Station] = []
-        self._paused: set[TopicPartition] = set()
         self._load = Load(settings.max_buffered_records, settings.max_buffered_bytes, self._on_relief)
-        self._epochs = itertools.count()
+        self._adapter = Adapter(settings.budget, self._load, self._worker_pids)
+        self._encoders = Encoders(settings.producer_config)
+        self._most_bytes = int(settings.producer_config.get("max.request.size", _MAX_REQUEST_BYTES))
+        self._most_polled = int(settings.config["max.poll.records"])
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at_ms = float("inf")
         self._failure: BaseException | None = None
         self._stopping = False
         self._running = False
+        self._stalls = Stalls(float(settings.config.get("max.poll.interval.ms", 300_000)))
         self._turned_s = time.monotonic()
         self._assigned_once = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._letters: set[concurrent.futures.Future[None]] = (
-            set()
-        )  # dead letters that sinks wait for, in threads
+        # Dead letters that sinks wait for, in their threads.
+        self._letters: set[concurrent.futures.Future[None]] = set()
 
     # ------------------------------------------------------------ life
 
     async def run(self) -> None:
         """Until stop(), or until a handler's failure ends it: HandlerStoppedError then."""
         self._loop = asyncio.get_running_loop()
-        self._relief = asyncio.Event()
         self._quiet = asyncio.Event()
         producer = self._make_producer()
         transactions = None
@@ -97,16 +97,16 @@ class Runtime:
             if self._settings.exactly_once:
                 from .transactions import TransactionalCommitter
 
-                transactions = TransactionalCommitter(**self._settings.producer_config)
+                transactions = TransactionalCommitter(**self._producer_config())
                 await asyncio.to_thread(transactions.start)
             self._deliveries = Deliveries(producer) if producer is not None else None
-            self._dead_letters = (
-                DeadLetters(producer, self._settings.config["group.id"]) if producer is not None else None
-            )
+            self._dead_letters = DeadLetters(producer) if producer is not None else None
             self._consumer = AsyncKafkaConsumer(**self._settings.config)
             self._committer = Committer(self._consumer, self.owned, transactions)
+            self._intake = self._make_intake()
             try:
                 self._open_stations()
+                await self._intake.open()
                 await self._open_sinks()
                 topics = sorted(self._station_of)
                 await self._consumer.subscribe(topics, listener=self)
@@ -133,15 +133,18 @@ class Runtime:
         self._running = True
         background = [
             self._loop.create_task(self._committer.for_ever(self._settings.commit_interval_s)),
-            self._loop.create_task(self._flow()),
+            self._loop.create_task(self._intake.flow()),
             self._loop.create_task(self._turn()),
+            *([self._loop.create_task(self._adapter.for_ever())] if self._adapter.needed else []),
         ]
         for task in background:
             task.add_done_callback(self._background_ended)
         try:
             while not self._stopping:
                 try:
-                    records = await self._consumer.poll(_POLL_MS)
+                    await self._intake.mend()
+                    room = min(self._intake.room, self._most_polled)
+                    records = await self._consumer.poll(_POLL_MS, max_records=room)
                 except WakeupError:
                     continue
                 except ConnectionFailedError as error:
@@ -155,8 +158,8 @@ class Runtime:
                     await asyncio.sleep(_RETRY_POLL_S)
                     continue
                 if records:
-                    self._take_in(records)
-                    await self._hold_back()
+                    await self._intake.take_in(records)
+                    await self._intake.hold_back()
         finally:
             self._running = False
             for task in background:
@@ -189,20 +192,28 @@ class Runtime:
             for sink in self._sinks():
                 await asyncio.to_thread(sink.close)
             await self._consumer.close()
+            await self._intake.close()
 
     # ------------------------------------------------------------ making
 
     def _make_producer(self) -> KafkaProducer | None:
-        """For dead letters, retry topics, and outputs that are not part of a transaction."""
-        writes = any(spec.policy.topics or spec.output or spec.sink is None for spec in self._specs)
-        config = {k: v for k, v in self._settings.producer_config.items() if k != "transactional.id"}
+        """For dead letters, retry topics and outputs that are not part of a transaction; a sink's dead letters never are."""
+        if self._settings.exactly_once:
+            writes = any(spec.sink is not None and spec.policy.topics for spec in self._specs)
+        else:
+            writes = any(spec.policy.topics or spec.output or spec.sink is None for spec in self._specs)
+        config = {k: v for k, v in self._producer_config().items() if k != "transactional.id"}
         return KafkaProducer(**config) if writes else None
+
+    def _producer_config(self) -> dict[str, Any]:
+        """Without serializers: see Encoders."""
+        return {k: v for k, v in self._settings.producer_config.items() if not k.endswith(".serializer")}
 
     def _open_stations(self) -> None:
         for spec in self._specs:
-            executor, concurrency = executor_of(spec, self._settings.config)
+            executor, unit = executor_of(spec, self._settings.config)
             shared: dict[str, Any] = {
-                "concurrency": concurrency,
+                "concurrency": spec.concurrency * unit,
                 "timeout_s": spec.timeout_s,
                 "policy": spec.policy,
                 "breaker": spec.breaker,
@@ -227,6 +238,8 @@ class Runtime:
             lane.delivers = spec.sink is None
             station = Station(spec, lane, executor)
             station.executor.start(lane)
+            if spec.adaptive is not None:
+                self._adapter.add(lane, executor, spec.adaptive, unit)
             self.stations.append(station)
             for topic in (*spec.topics, *spec.policy.retry_topics):
                 self._station_of[topic] = station
@@ -234,6 +247,9 @@ class Runtime:
     def _later(self, record: ConsumerRecord) -> tuple[float, int]:
         wait_ms = due_epoch_ms(record) - time.time() * 1000
         return self._now_ms() + max(0.0, wait_ms), attempts_of(record)
+
+    def _worker_pids(self) -> list[int]:
+        return [pid for station in self.stations for pid in getattr(station.executor, "pids", ())]
 
     def _sinks(self) -> list[Any]:
         return [station.spec.sink for station in self.stations if station.spec.sink is not None]
@@ -250,7 +266,8 @@ class Runtime:
     def _dead_letter_from_thread(self, topic: str, record: Any, error: BaseException) -> None:
         """A sink's bad row; returns once it is stored, or with a SinkError where its partition goes meanwhile."""
         assert self._dead_letters is not None
-        sending = self._dead_letters.send(record, topic, error, 1)
+        headers = headers_of(record, error, 1, self._settings.config["group.id"])
+        sending = self._dead_letters.send(record, topic, headers)
         letter = asyncio.run_coroutine_threadsafe(sending, self._loop)
         self._letters.add(letter)
         try:
@@ -279,68 +296,41 @@ class Runtime:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error)
 
-    # ------------------------------------------------------------ records in
+    def _make_intake(self) -> Intake:
+        parts = (self._consumer, self.owned, self._station_of, self._load)
+        settings = self._settings
+        if settings.spool is None:
+            return Intake(*parts)
+        from .spool.feeding import SpooledIntake
 
-    def _take_in(self, records: ConsumerRecords) -> None:
-        next_offsets = records.next_offsets()
-        touched: dict[Station, None] = {}
-        partitions = records.partitions
-        for tp in partitions:
-            owned = self.owned.get(tp)
-            if owned is None:
-                raise IllegalStateError(f"records of {tp} came, which was never taken over")
-            station = self._station_of[tp.topic]
-            run = records if len(partitions) == 1 else records.records(tp)
-            station.lane.add(owned, run, next_offsets[tp])
-            touched[station] = None
-        for station in touched:
-            station.executor.kick()
-
-    async def _hold_back(self) -> None:
-        """Pause what there is too much of: all, or a partition that has more than its share, behind a key that stands still, say."""
-        to_pause = []
-        if self._load.full:
-            self._load.pressed = True
-            to_pause = [tp for tp in self.owned if tp not in self._paused]
-        else:
-            share = max(self._load.limit_records // max(1, len(self.owned)), 1_000)
-            for tp, owned in self.owned.items():
-                if (owned.held >= share or owned.ahead >= _MOST_AHEAD) and tp not in self._paused:
-                    owned.low_water = owned.held // 2
-                    to_pause.append(tp)
-        if to_pause:
-            self._paused.update(to_pause)
-            await self._consumer.pause(*to_pause)
+        return SpooledIntake(
+            *parts,
+            spool=settings.spool,
+            config=settings.config,
+            exactly_once=settings.exactly_once,
+            until_it_works=self._until_it_works,
+        )
 
     def _on_relief(self) -> None:
-        self._relief.set()
+        self._intake.relief.set()
 
     def relieved(self, partition: Ownership) -> None:
-        self._relief.set()
+        self._intake.relief.set()
         self._quiet.set()
 
-    async def _flow(self) -> None:
-        """Resume what was paused once enough of it is done."""
-        while True:
-            await self._relief.wait()
-            self._relief.clear()
-            if self._load.pressed:
-                continue
-            back = []
-            for tp in list(self._paused):
-                owned = self.owned.get(tp)
-                if owned is None:
-                    self._paused.discard(tp)
-                elif owned.low_water < 0:
-                    back.append(tp)
-            self._paused.difference_update(back)
-            if back:
-                await self._consumer.resume(*[tp for tp in back if tp in self._consumer.assignment()])
-
     async def _turn(self) -> None:
-        """Note that the loop turns."""
+        """Note that the loop turns; look for what stands still."""
         while True:
             self._turned_s = time.monotonic()
+            for owned in self._stalls.look(self.owned.values(), self._now_ms()):
+                _log.warning(
+                    "%s has not moved past offset %d for %g s (max.poll.interval.ms), with %d records held: a handler hangs (give it a "
+                    "timeout), a retry waits for long, or the dead letters cannot be stored",
+                    owned.topic_partition,
+                    owned.commit_offset,
+                    self._stalls.limit_ms / 1000,
+                    owned.held,
+                )
             await asyncio.sleep(1.0)
 
     # ------------------------------------------------------------ the group
@@ -365,8 +355,8 @@ class Runtime:
             if before is not None:  # its revocation was never heard of
                 self._withdraw([before])
                 self._fence([before])
-            self._paused.discard(tp)
-            self.owned[tp] = Ownership(tp, stored[tp], next(self._epochs))
+                self._intake.gone(tp)
+        await self._intake.assigned(stored)
         self._assigned_once = True
 
     async def _until_it_works(self, what: str, call: Callable[[], Awaitable[Any]]) -> Any:
@@ -403,7 +393,7 @@ class Runtime:
             tp = owned.topic_partition
             if self.owned.get(tp) is owned:
                 del self.owned[tp]
-            self._paused.discard(tp)
+                self._intake.gone(tp)
         await self._revoke_sinks([owned.topic_partition for owned in going])
 
     def _by_sink(self, partitions: Iterable[TopicPartition]) -> list[tuple[Any, list[TopicPartition]]]:
@@ -463,32 +453,41 @@ class Runtime:
         self, lane: Lane, work: Work, topic: str, error: BaseException, due: int | None
     ) -> None:
         """Of a batch only one record is left when it comes here."""
-        assert self._dead_letters is not None
-        record = first_record(work)
-        if due is None:
-            await self._dead_letters.send(record, topic, error, work.attempts)
+        record, group_id = first_record(work), self._settings.config["group.id"]
+        headers = (
+            headers_of(record, error, work.attempts, group_id)
+            if due is None
+            else headers_for_retry(record, error, work.attempts, due, group_id)
+        )
+        if self._settings.exactly_once:
+            headers = list(fitting(record, headers, self._most_bytes))
+            self._write_with_offset(lane, work, [(topic, letter_of(record, headers))])
         else:
-            group_id = self._settings.config["group.id"]
-            headers = headers_for_retry(record, error, work.attempts, due, group_id)
-            await self._dead_letters.send_with(record, topic, headers)
-        lane.settled(work)
+            assert self._dead_letters is not None
+            await self._dead_letters.send(record, topic, headers)
+            lane.settled(work)
         self._kick(lane)
 
     def deliver(self, lane: Lane, work: Work, result: Any) -> None:
         station = next(station for station in self.stations if station.lane is lane)
         try:
-            outputs = outputs_of(result, station.spec.output, lane.where(work))
-        except (TypeError, ProcessingError) as error:
+            outputs = outputs_of(result, station.spec.output, lane.where(work), self._encoders)
+        except Exception as error:  # a serializer's, too
             self._not_delivered(lane, work, error)
             return
         if self._settings.exactly_once:
-            partition: Ownership = work.partition  # type: ignore[assignment]
-            offset = work.spans[0].offset if work.spans else first_record(work).offset
-            partition.outputs.setdefault(offset, []).extend(outputs)
-            lane.settled(work)
+            self._write_with_offset(lane, work, outputs)
         else:
             assert self._deliveries is not None
             self._deliveries.write(outputs, functools.partial(self._delivered, lane, work))
+
+    @staticmethod
+    def _write_with_offset(lane: Lane, work: Work, outputs: list[tuple[str, Output]]) -> None:
+        """In the transaction that passes it."""
+        partition: Ownership = work.partition  # type: ignore[assignment]
+        offset = work.spans[0].offset if work.spans else first_record(work).offset
+        partition.outputs.setdefault(offset, []).extend(outputs)
+        lane.settled(work)
 
     def _delivered(self, lane: Lane, work: Work, error: BaseException | None) -> None:
         if error is not None:
@@ -536,13 +535,16 @@ class Runtime:
         reason = "running" if ready else "stopping" if self._stopping else "waiting for an assignment"
         if not alive:
             reason = f"the event loop has not turned for {idle_s:.0f} s: a coroutine handler blocks it"
+        intake: Intake | None = getattr(self, "_intake", None)  # made by run()
         details = {
             "partitions": [str(tp) for tp in list(self.owned)],
             "held_records": self._load.records,
             "held_bytes": self._load.bytes,
-            "paused_partitions": len(self._paused),
+            **({} if intake is None else intake.health()),
+            "stalled_partitions": self._stalls.told(),
             "handlers": {
                 station.spec.name: {
+                    "concurrency": station.lane.concurrency,
                     "running": len(station.lane.running),
                     "waiting": station.lane.waiting,
                     "resting": station.lane.resting,

@@ -12,18 +12,17 @@ from .threads import ThreadExecutor
 
 
 def executor_of(spec: HandlerSpec, config: Mapping[str, Any]) -> tuple[Executor, int]:
-    """And how many works it may have at once. `config`: the consumer's options, for the deserializers that processes run."""
+    """And how many works each of its calls at once counts for. `config`: the consumer's options, for processes' deserializers."""
     if spec.executor == "async":
-        return CoroutineExecutor(spec.function), spec.concurrency
+        return CoroutineExecutor(spec.function), 1
     if spec.executor == "thread":
-        return ThreadExecutor(spec.function, name=spec.name), spec.concurrency
+        return ThreadExecutor(spec.function, name=spec.name), 1
     from .processes import MOST_IN_FRAME, ProcessExecutor
 
     executor = ProcessExecutor(
         spec.function,
-        processes=spec.concurrency,
         key_deserializer=config.get("key.deserializer"),
         value_deserializer=config.get("value.deserializer"),
         batches=bool(spec.batch),
     )
-    return executor, spec.concurrency * (1 if spec.batch else MOST_IN_FRAME)
+    return executor, 1 if spec.batch else MOST_IN_FRAME
