@@ -245,16 +245,17 @@ def test_a_server_that_answers_too_slowly_is_asked_again(server: Server) -> None
     assert server.stored == {"g/t/0/0": b"x"}
 
 
-def test_an_answer_without_end_is_not_read_to_its_end() -> None:
-    """More than anyone wants to know, and no length: the status counts, and the connection is given up."""
+@pytest.mark.parametrize("length", ["Connection: close", "Content-Length: 70000000", "Content-Length: 9"])
+def test_the_status_counts_whatever_follows(length: str) -> None:
+    """An answer without end, one that is too long, one that is cut off."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer() -> None:
             connection, _ = listener.accept()
             with connection, contextlib.suppress(OSError):
                 connection.recv(1 << 16)
-                connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
-                while True:
+                connection.sendall(f"HTTP/1.1 200 OK\r\n{length}\r\n\r\n".encode())
+                while "9" not in length:
                     connection.sendall(b"x" * 65536)
 
         thread = threading.Thread(target=answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
@@ -243,8 +244,8 @@ class HttpSink(Refusing):
             with client.stream(
                 self._method, self._url, content=content, headers=headers, auth=self._auth
             ) as response:
-                words = self._words(response)
                 outcome = outcome_of(response.status_code, self._conflict)
+                words = self._words(response)
                 wait_s = retry_after_s(response.headers.get("Retry-After"), time.time())
                 return outcome, f"{response.status_code} {words}".strip(), wait_s
         except (httpx.LocalProtocolError, UnicodeEncodeError) as error:  # a header that cannot be sent
@@ -255,13 +256,14 @@ class HttpSink(Refusing):
             raise SinkError(f"{self.name}: the sink was closed meanwhile", retriable=True) from error
 
     def _words(self, response: httpx.Response) -> str:
-        """The beginning of the answer. An answer that is too long, or too slow, costs its connection."""
+        """The beginning of the answer, for people: the status is known. One that is too long, too slow or cut off costs its connection."""
         found = bytearray()
         deadline_s = time.monotonic() + self._timeout_s
-        for part in response.iter_raw():
-            found += part
-            if len(found) > _MOST_ANSWER_BYTES or time.monotonic() > deadline_s:
-                break
+        with contextlib.suppress(httpx.RequestError):
+            for part in response.iter_raw():
+                found += part
+                if len(found) > _MOST_ANSWER_BYTES or time.monotonic() > deadline_s:
+                    break
         return " ".join(found[: _SHOWN_CHARACTERS * 4].decode(errors="replace").split())[:_SHOWN_CHARACTERS]
 
     # ------------------------------------------------------------ waiting

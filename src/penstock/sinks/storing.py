@@ -271,7 +271,7 @@ class StoringSink(Refusing, Generic[S]):
                     raise SinkError(
                         f"{what}: {self._database} did not answer for {self._retry_for_s:g} s: {told}",
                         retriable=True,
-                    ) from error
+                    ) from driver_error(error)
                 _log.warning(
                     "%s: the connection to %s is lost and will be made again: %s", what, self._database, told
                 )
@@ -287,7 +287,7 @@ class StoringSink(Refusing, Generic[S]):
         self._disconnect()
         if fault == "foreign" or not is_of_driver(error):
             raise error
-        raise SchemaError(f"{what}: {self._database} refuses: {self._told(error)}") from error
+        raise SchemaError(f"{what}: {self._database} refuses: {self._told(error)}") from driver_error(error)
 
     def _disconnect(self) -> None:
         session, self._session = self._session, None
