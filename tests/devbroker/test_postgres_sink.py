@@ -127,6 +127,38 @@ def test_whatever_bytes_and_texts_there_are_come_back(
     assert rows == [(key, value, text)]
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(JSON, min_size=1, max_size=8))
+def test_both_ways_make_the_same_rows_of_any_json(database: Database, values: list[Any]) -> None:
+    """Natively, and in Python where a column has a function."""
+    database.run(
+        "DROP TABLE IF EXISTS t; DROP TABLE IF EXISTS penstock_offsets; CREATE TABLE t (n int, doc jsonb, body text)"
+    )
+    batch = records_of([json.dumps({"f": value}, ensure_ascii=False).encode() for value in values])
+    for group, n in (("encoder", "offset"), ("python", lambda record: record.offset)):
+        sink = database.sink("t", {"n": n, "doc": "value.f", "body": "value.f"}, group=group)
+        sink.write(batch)
+        sink.close()
+    rows = database.run(
+        "SELECT n, count(*), count(DISTINCT doc), count(DISTINCT body), min(doc::text) FROM t GROUP BY n ORDER BY n"
+    )
+    some = [int(value is not None) for value in values]
+    assert [row[:4] for row in rows] == [(n, 2, there, there) for n, there in enumerate(some)]
+    assert [exactly(row[4] or "null") for row in rows] == [exactly(json.dumps(value)) for value in values]
+
+
+def exactly(text: str) -> Any:
+    return json.loads(text, parse_int=Decimal, parse_float=Decimal)
+
+
 def test_arrays_of_json_are_arrays_of_the_table(database: Database) -> None:
     database.run("CREATE TABLE t (tags text[], sizes int[])")
     assert database.stored(b'{"tags": ["a", "b,\\"c"], "sizes": [1, 2]}') == [(["a", 'b,"c'], [1, 2])]

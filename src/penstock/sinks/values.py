@@ -152,7 +152,7 @@ def _moment(moment: datetime.datetime, form: str) -> Any:
 def _as_json(value: Any, form: str) -> Any:
     if value is None or form in ("object", "list"):
         return value
-    return json.dumps(value, ensure_ascii=False)
+    return dumped(value)
 
 
 def converted(value: Any, form: str) -> Any:
@@ -190,8 +190,22 @@ def converted(value: Any, form: str) -> Any:
 
 def _any(value: Any) -> Any:
     if isinstance(value, (dict, list)):
-        return json.dumps(value, ensure_ascii=False)
+        return dumped(value)
     return float(value) if isinstance(value, float) else value
+
+
+def dumped(value: Any) -> str:
+    """As JSON, numbers as they stood there."""
+    match value:
+        case dict():
+            return (
+                "{" + ", ".join(f"{dumped(str(name))}: {dumped(part)}" for name, part in value.items()) + "}"
+            )
+        case list():
+            return "[" + ", ".join(map(dumped, value)) + "]"
+        case _Float():
+            return value.text
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _text(value: Any) -> str:
@@ -203,7 +217,7 @@ def _text(value: Any) -> str:
         case _Float():
             return value.text
         case dict() | list():
-            return json.dumps(value, ensure_ascii=False)
+            return dumped(value)
     return str(value)
 
 
