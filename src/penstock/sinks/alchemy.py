@@ -15,6 +15,21 @@ from .schema import TableColumn
 from .sql_session import SqlSession, Types, Unique
 from .sqlite_session import sqlite_form
 
+# The first that fits: a Float is a Numeric, a Boolean is no Integer.
+_FORMS: tuple[tuple[type[Any], str], ...] = (
+    (sa.JSON, "object"),
+    (sa.ARRAY, "list"),
+    (sa.Boolean, "bool"),
+    (sa.Integer, "int"),
+    (sa.Float, "float"),
+    (sa.Numeric, "decimal"),
+    (sa.DateTime, "time"),
+    (sa.Date, "date"),
+    (sa.LargeBinary, "bytes"),
+    (sa.BINARY, "bytes"),
+    (sa.VARBINARY, "bytes"),
+    (sa.String, "text"),
+)
 _MERGING = ("postgresql", "sqlite")  # INSERT … ON CONFLICT … DO UPDATE
 
 
@@ -158,27 +173,11 @@ def _is_partial(index: Mapping[str, Any]) -> bool:
 
 def _form(kind: Any) -> Any:
     """The form of values.py for a column of this type, and the type, where values need it."""
-    match kind:
-        case sa.JSON():
-            form = "object"
-        case sa.ARRAY():
-            form = "list"
-        case sa.Boolean():
-            form = "bool"
-        case sa.Integer():
-            form = "int"
-        case sa.Float():
-            form = "float"
-        case sa.Numeric():
-            form = "decimal"
-        case sa.DateTime():
-            form = "time" if kind.timezone else "naive"
-        case sa.Date():
-            form = "date"
-        case sa.LargeBinary() | sa.BINARY() | sa.VARBINARY():
-            form = "bytes"
-        case sa.String():
-            form = "text"
-        case _:
-            return "any"
+    for of, form in _FORMS:
+        if isinstance(kind, of):
+            break
+    else:
+        return "any"
+    if form == "time" and not kind.timezone:
+        form = "naive"
     return form, kind
