@@ -15,6 +15,7 @@ from penstock.errors import AuthorizationError, GroupError, ProtocolError, Unsup
 from penstock.protocol import (
     Api,
     BrokerVersions,
+    Features,
     decode_response,
     encode_request,
     error_for,
@@ -132,7 +133,7 @@ def _frame(response_type: type, throttle_ms: int) -> bytes:
 def test_a_broker_that_knows_only_old_api_versions_is_understood() -> None:
     """KIP-511: whatever was asked, the refusal comes in version 0 and lists what the broker speaks."""
     body = struct.pack(">hi", 35, 2) + struct.pack(">hhh", 18, 0, 2) + struct.pack(">hhh", 3, 0, 7)
-    assert read_api_versions(3, struct.pack(">i", 1) + body) == (35, [(18, 0, 2), (3, 0, 7)])
+    assert read_api_versions(3, struct.pack(">i", 1) + body) == (35, [(18, 0, 2), (3, 0, 7)], Features())
 
 
 def test_the_highest_common_version_is_chosen_and_none_says_so() -> None:
