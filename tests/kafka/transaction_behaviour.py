@@ -65,7 +65,7 @@ def committed(bootstrap: str, topic: str, isolation: str = "read_committed") -> 
             if message.error() is None:
                 found[message.partition()].append(message.value())
             else:  # the end: of what is stable
-                stable = consumer.position([Place(topic, message.partition())])[0].offset
+                stable = max(0, consumer.position([Place(topic, message.partition())])[0].offset)
                 if stable >= ends[message.partition()]:
                     open_.discard(message.partition())
         return [value for values in found.values() for value in values]
