@@ -17,6 +17,7 @@ from penstock.protocol import (
     BrokerVersions,
     Features,
     decode_response,
+    encode_answer,
     encode_request,
     error_for,
     error_name,
@@ -136,11 +137,24 @@ def test_a_broker_that_knows_only_old_api_versions_is_understood() -> None:
     assert read_api_versions(3, struct.pack(">i", 1) + body) == (35, [(18, 0, 2), (3, 0, 7)], Features())
 
 
+def test_features_count_where_the_broker_knows_their_epoch() -> None:
+    """KIP-584: the levels are tagged fields of versions 3 and later, and mean nothing at epoch -1."""
+    features = [{"name": "transaction.version", "max_version_level": 2, "min_version_level": 2}]
+    for version, epoch, expected in ((4, 9, Features(9, {"transaction.version": 2})), (3, -1, Features())):
+        body = encode_answer(
+            Api.API_VERSIONS, version, finalized_features_epoch=epoch, finalized_features=features
+        )
+        assert read_api_versions(version, struct.pack(">i", 1) + body)[2] == expected
+
+
 def test_the_highest_common_version_is_chosen_and_none_says_so() -> None:
     versions = BrokerVersions("b:9092", [(3, 0, 7), (1, 20, 25)])
     assert versions.pick(Api.METADATA) == 7
     assert versions.pick(Api.METADATA, at_most=4) == 4
     assert not versions.offers(Api.FETCH)
+    assert versions.reaches(Api.METADATA, 7)
+    assert not versions.reaches(Api.METADATA, 8)
+    assert not versions.reaches(Api.FETCH, 4)
     with pytest.raises(
         UnsupportedVersionError, match=r"b:9092 offers versions 20 to 25 of FETCH, penstock speaks 4 to 17"
     ):
