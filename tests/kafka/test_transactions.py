@@ -14,6 +14,7 @@ from penstock.errors import KafkaTimeoutError, TransactionError
 from tests.devbroker.raw import RawClient
 from tests.support.kafka import RealKafka
 from tests.support.proxy import TO_CLIENT, TO_SERVER, Proxy
+from tests.support.workload import SOAK_SECONDS
 
 from .transaction_behaviour import *  # noqa: F403 - the tests that all brokers pass
 from .transaction_behaviour import (
@@ -30,7 +31,7 @@ from .transaction_behaviour import (
 )
 
 pytestmark = pytest.mark.kafka
-PRODUCE, ADD_PARTITIONS, ADD_OFFSETS, END_TXN, OFFSETS = 0, 24, 25, 26, 28
+PRODUCE, INIT_PRODUCER_ID, ADD_PARTITIONS, ADD_OFFSETS, END_TXN, OFFSETS = 0, 22, 24, 25, 26, 28
 INVALID_PRODUCER_EPOCH = 47
 
 
@@ -60,6 +61,10 @@ def proxy(cluster: RealKafka) -> Iterator[Proxy]:
     with cluster.open_proxies() as proxies:
         (only,) = proxies.values()
         yield only
+
+
+def by_version_2(cluster: RealKafka) -> bool:
+    return "transaction.version" not in cluster.features
 
 
 class Requests:
@@ -120,7 +125,7 @@ def test_what_goes_over_the_wire(cluster: RealKafka, proxy: Proxy, topic: str) -
             else:
                 producer.commit_transaction()
     first_id, first = epochs[0]
-    if "transaction.version" in cluster.features:
+    if not by_version_2(cluster):
         assert requests.versions(PRODUCE) == {11}
         assert requests.versions(END_TXN) == requests.versions(OFFSETS) == {4}
         assert requests.versions(ADD_PARTITIONS) and requests.versions(ADD_OFFSETS)
@@ -176,43 +181,39 @@ def test_a_commit_that_takes_too_long_is_called_again(cluster: RealKafka, proxy:
 
 
 @pytest.mark.parametrize(
-    "api_key", [ADD_OFFSETS, OFFSETS, END_TXN, 22], ids=["add", "offsets", "end", "epoch"]
+    "api_key", [ADD_OFFSETS, OFFSETS, END_TXN, INIT_PRODUCER_ID], ids=["add", "offsets", "end", "epoch"]
 )
-def test_an_abort_that_takes_too_long_is_called_again(
+def test_what_is_given_up_half_way_is_aborted(
     cluster: RealKafka, proxy: Proxy, topic: str, api_key: int
 ) -> None:
     """Offsets of which nobody knows whether they have arrived are never committed, and what is late harms nothing that comes after."""
+    if by_version_2(cluster) and api_key in (ADD_OFFSETS, INIT_PRODUCER_ID):
+        pytest.skip("not asked by version 2")
     create(cluster.bootstrap_servers, topic, 2)
-    requests = Requests(proxy)
-    place = TopicPartition(topic, 0)
-
-    def lose(key: int) -> None:
-        if key == api_key:
-            proxy.blackhole = TO_CLIENT
-
+    place, given_up = TopicPartition(topic, 0), 0
     with transactional(cluster.proxied_bootstrap_servers, topic, max_block_ms=500) as producer:
         with producer.transaction():
             producer.send(topic, b"before", partition=0)
-        requests.then = lose
+        requests = Requests(proxy)
+        requests.then = lambda key: setattr(proxy, "blackhole", TO_CLIENT) if key == api_key else None
         producer.begin_transaction()
         producer.send(topic, b"dropped", partition=0).result(WAIT_S)
-        given_up = False
         try:
             producer.send_offsets_to_transaction({place: 7}, member_of(topic))
             producer.send(topic, bytes(50), partition=1)  # on its way, so that the abort is not a clean one
         except KafkaTimeoutError:
-            given_up = True
+            given_up += 1
             with pytest.raises(TransactionError, match="has to be aborted"):
                 producer.commit_transaction()
-        try:
-            producer.abort_transaction()
-        except KafkaTimeoutError:
-            given_up = True
-        requests.then = lambda key: None
-        proxy.reset()
-        proxy.blackhole = None
-        if given_up and producer._transactions.states.state.name != "READY":
-            producer.abort_transaction()
+        while True:
+            try:
+                producer.abort_transaction()
+                break
+            except KafkaTimeoutError:
+                given_up += 1
+                proxy.reset()
+                proxy.heal()
+        assert given_up
         with producer.transaction():
             for partition in range(2):
                 producer.send(topic, b"after", partition=partition)
@@ -250,6 +251,9 @@ def test_what_arrives_after_the_end_is_refused(kafka: RealKafka, topic: str, com
             producer.commit_transaction()
         else:
             producer.abort_transaction()
+        until(
+            lambda: kafka.end_offsets(topic), {0: 2}
+        )  # what comes before the marker is of the transaction that ends
         with RawClient(kafka.bootstrap_servers) as raw:
             for _ in range(2):
                 (answer,) = raw.ask(PRODUCE, 12, **late).responses[0].partition_responses
@@ -260,6 +264,7 @@ def test_what_arrives_after_the_end_is_refused(kafka: RealKafka, topic: str, com
     assert committed(kafka.bootstrap_servers, topic) == [*before, b"next", b"next"]
 
 
+@pytest.mark.skipif(not SOAK_SECONDS, reason="it takes 32,000 transactions: set PENSTOCK_SOAK_SECONDS")
 def test_epochs_run_out_and_a_new_producer_id_follows(kafka: RealKafka, topic: str) -> None:
     """The epoch is a number of 16 bits. It is raised by aborting transactions without anything, which is as quick as it gets."""
     create(kafka.bootstrap_servers, topic)
@@ -299,7 +304,7 @@ def test_a_cluster_that_is_upgraded_and_downgraded_meanwhile(
         (proxy,) = proxies.values()
         requests = Requests(proxy)
         with transactional(cluster.proxied_bootstrap_servers, topic) as producer:
-            for level in (2, 1, 2, 1):
+            for level in (2, 1):
                 producer.begin_transaction()
                 producer.send(topic, b"before %d" % level).result(WAIT_S)
                 verb = "upgrade" if level == 2 else "downgrade"
@@ -319,38 +324,37 @@ def test_a_cluster_that_is_upgraded_and_downgraded_meanwhile(
                 with producer.transaction():
                     producer.send(topic, b"at %d" % level)
                 spoken.append((requests.versions(PRODUCE), requests.versions(END_TXN)))
-    assert spoken == [({12}, {5}), ({11}, {4})] * 2
-    words = [b"%s %d" % (word, level) for level in (2, 1, 2, 1) for word in (b"before", b"after", b"at")]
+    assert spoken == [({12}, {5}), ({11}, {4})]
+    words = [b"%s %d" % (word, level) for level in (2, 1) for word in (b"before", b"after", b"at")]
     assert committed(cluster.bootstrap_servers, topic) == words
 
 
-@pytest.mark.parametrize("whom", ["coordinator", "leader"])
-def test_brokers_that_are_killed_in_the_midst(kafka3: RealKafka, topic: str, whom: str) -> None:
+def test_brokers_that_are_killed_in_the_midst(kafka3: RealKafka, topic: str) -> None:
     """Records, offsets and ends find their way to whoever takes over; each transaction is there as a whole, once, or not at all."""
     nodes = sorted(kafka3.nodes)
     kafka3.create_topic(topic, replica_assignment=[nodes, nodes[1:] + nodes[:1], nodes[2:] + nodes[:2]])
-    place = TopicPartition(topic, 0)
+    place, group = TopicPartition(topic, 0), f"{topic}-group"
     with transactional(kafka3.bootstrap_servers, topic, max_block_ms=60_000) as producer:
-        for number in range(12):
+        for number in range(8):
             producer.begin_transaction()
             for part in range(30):
                 producer.send(topic, b"%d.%d" % (number, part), partition=part % 3)
-            if number in (3, 7):
+            if number in (1, 5):
                 producer.flush()
-                coordinator = next(iter(producer._transactions._nodes.values()))
-                kafka3.kill(coordinator if whom == "coordinator" else kafka3.leaders(topic)[0])
+                assert producer._transactions is not None
+                nodes_of = {key: node for (_, key), node in producer._transactions._nodes.items()}
+                killed = nodes_of[topic] if number == 1 else kafka3.leaders(topic)[0]
+                kafka3.kill(killed)
             for part in range(30, 60):
                 producer.send(topic, b"%d.%d" % (number, part), partition=part % 3)
-            producer.send_offsets_to_transaction({place: number}, member_of(topic))
+            producer.send_offsets_to_transaction({place: number}, member_of(group))
             if number % 4 == 2:
                 producer.abort_transaction()
             else:
                 producer.commit_transaction()
-            if number in (5, 9):
-                for node in kafka3.nodes.values():
-                    if not node.running:
-                        kafka3.restart(node.id)
-    kept = [number for number in range(12) if number % 4 != 2]
+            if number == 3:
+                kafka3.restart(killed)
+    kept = [number for number in range(8) if number % 4 != 2]
     expected = [b"%d.%d" % (number, part) for p in range(3) for number in kept for part in range(p, 60, 3)]
     assert committed(kafka3.bootstrap_servers, topic) == expected
-    until(lambda: offset_of(kafka3.bootstrap_servers, topic, place), 11)
+    until(lambda: offset_of(kafka3.bootstrap_servers, group, place), 7)

@@ -41,35 +41,32 @@ def transactional(bootstrap: str, name: str, **config: Any) -> Iterator[KafkaPro
 
 def committed(bootstrap: str, topic: str, isolation: str = "read_committed") -> list[bytes]:
     """All that one who reads committed records sees, partition by partition, once no transaction is open on the topic."""
-    consumer = Consumer(
-        {
-            "bootstrap.servers": bootstrap,
-            "group.id": "nobody",
-            "enable.auto.commit": False,
-            "isolation.level": isolation,
-            "enable.partition.eof": True,
-        }
-    )
+    options = {"bootstrap.servers": bootstrap, "group.id": "nobody", "enable.auto.commit": False}
+    everything = Consumer(
+        {**options, "isolation.level": "read_uncommitted"}
+    )  # to the other one the stable end is the end
+    consumer = Consumer({**options, "isolation.level": isolation, "enable.partition.eof": True})
     try:
         count = len(consumer.list_topics(topic, timeout=WAIT_S).topics[topic].partitions)
+        ends = {p: everything.get_watermark_offsets(Place(topic, p), timeout=WAIT_S)[1] for p in range(count)}
         found: dict[int, list[bytes]] = {p: [] for p in range(count)}
-        ends = {p: consumer.get_watermark_offsets(Place(topic, p), timeout=WAIT_S)[1] for p in range(count)}
         consumer.assign([Place(topic, p, 0) for p in range(count)])
+        left = set(found)
         deadline = time.monotonic() + WAIT_S
-        open_ = set(found)
-        while open_:
-            assert time.monotonic() < deadline, f"{topic}: partitions {open_} are not read to their end"
+        while left:
+            assert time.monotonic() < deadline, f"{topic}: partitions {left} are not read to their end"
             message = consumer.poll(0.5)
             if message is None:
                 continue
             if message.error() is None:
                 found[message.partition()].append(message.value())
-            else:  # the end: of what is stable
-                stable = max(0, consumer.position([Place(topic, message.partition())])[0].offset)
-                if stable >= ends[message.partition()]:
-                    open_.discard(message.partition())
+            elif (
+                message.offset() >= ends[message.partition()]
+            ):  # the end of what is stable is told like an error
+                left.discard(message.partition())
         return [value for values in found.values() for value in values]
     finally:
+        everything.close()
         consumer.close()
 
 
