@@ -15,6 +15,7 @@ import pytest
 from confluent_kafka import Consumer
 from confluent_kafka import TopicPartition as Place
 
+from penstock import KafkaConsumer
 from penstock.admin import Admin
 from penstock.errors import (
     CommitFailedError,
@@ -26,6 +27,7 @@ from penstock.errors import (
 )
 from penstock.producer import DeliveryFuture, KafkaProducer
 from penstock.types import ConsumerGroupMetadata, TopicPartition
+from tests.devbroker.raw import RawClient
 
 from .producer_behaviour import WAIT_S, create
 
@@ -225,6 +227,37 @@ def test_offsets_of_a_member_that_the_group_does_not_have(bootstrap: str, topic:
             producer.send_offsets_to_transaction({tp: 2}, member_of(group))
     until(lambda: offset_of(bootstrap, group, tp), 2)
     assert committed(bootstrap, topic) == [b"kept"]
+
+
+def test_offsets_of_a_member_that_was_put_out(bootstrap: str, topic: str) -> None:
+    """Its partitions may be another's by now. It is refused even before it has heard of it in poll()."""
+    create(bootstrap, topic)
+    group, tp = f"{topic}-group", TopicPartition(topic, 0)
+    options: dict[str, Any] = {
+        "group_id": group,
+        "heartbeat_interval_ms": 50,
+        "auto_offset_reset": "earliest",
+    }
+    with (
+        KafkaConsumer(topic, bootstrap_servers=bootstrap, **options) as consumer,
+        KafkaConsumer(topic, bootstrap_servers=bootstrap, **options) as heir,
+        transactional(bootstrap, topic) as producer,
+    ):
+        while not consumer.assignment():
+            consumer.poll(50)
+        with RawClient(bootstrap) as raw:
+            me = consumer.group_metadata()
+            raw.ask(13, 3, group_id=group, members=[{"member_id": me.member_id}])
+        until(lambda: consumer._core.membership.identity().generation_id, -1)
+        while not heir.assignment():
+            heir.poll(50)
+        producer.begin_transaction()
+        with pytest.raises(CommitFailedError):
+            producer.send_offsets_to_transaction({tp: 7}, consumer.group_metadata())
+        producer.abort_transaction()
+        with producer.transaction():
+            producer.send_offsets_to_transaction({tp: 9}, heir.group_metadata())
+        until(lambda: offset_of(bootstrap, group, tp), 9)
 
 
 def test_a_record_that_is_not_sent_forbids_the_commit(bootstrap: str, topic: str) -> None:
