@@ -24,7 +24,7 @@ KafkaError                        retriable says whether the same call may succe
 ├── CommitFailedError             the group moved on; the partitions belong to others now
 │   └── RebalanceInProgressError  poll() has to take part in a rebalance first
 ├── TransactionError              the transaction cannot be committed: abort it, and begin another
-│   └── ProducerFencedError       another producer has taken the transactional id over: this one is done for
+│   └── ProducerFencedError       another producer has the transactional id, or it is refused: this one is done for
 ├── ProcessingError               concerns handlers and what they are given
 │   ├── HandlerTimeoutError       a handler took longer than its `timeout`
 │   ├── WorkerDiedError           the process that ran a handler died
@@ -204,7 +204,8 @@ class TransactionError(KafkaError):
 
 
 class ProducerFencedError(TransactionError):
-    """Another producer has taken the transactional id over. This one can only be closed; what it had not committed is aborted."""
+    """Another producer has taken the transactional id over, or the coordinator refuses this one for good (`__cause__`). It can only be
+    closed; a transaction that it had not ended is ended by the coordinator: aborted, unless its commit had begun."""
 
     retriable = False
 

@@ -120,6 +120,37 @@ def test_epochs_run_out_and_a_new_producer_id_follows() -> None:
     assert machine.may_write(100, 2**15 - 2, T0) is Code.INVALID_PRODUCER_ID_MAPPING
 
 
+def test_by_version_2_each_end_raises_the_epoch_and_may_be_asked_for_again() -> None:
+    machine = new_machine()
+    machine.init("x", 1000, -1, -1)
+    machine.add("x", 100, 0, 0, [T0])
+    code, effects = machine.end_and_go_on("x", 100, 0, True)
+    assert code is Code.NONE
+    assert WriteMarkers(100, 1, True, (T0,)) in effects
+    assert machine.end_and_go_on("x", 100, 0, True) == (Code.NONE, [])
+    assert machine.end_and_go_on("x", 100, 0, False)[0] is Code.PRODUCER_FENCED
+    assert machine.add("x", 100, 0, 0, [T0])[0] is Code.PRODUCER_FENCED, "late"
+    assert machine.may_write(100, 0, T0) is Code.INVALID_PRODUCER_EPOCH
+    assert machine.end_and_go_on("x", 100, 1, True)[0] is Code.INVALID_TXN_STATE, "nothing to commit"
+    assert machine.end_and_go_on("x", 100, 1, False)[0] is Code.NONE, (
+        "nothing to abort, and the epoch is raised"
+    )
+    assert machine.by_id["x"].epoch == 2
+    machine.init("x", 1000, -1, -1)
+    assert machine.end_and_go_on("x", 100, 1, False)[0] is Code.PRODUCER_FENCED, "another one has it now"
+
+
+def test_by_version_2_the_last_epoch_ends_with_a_new_producer_id() -> None:
+    machine = new_machine()
+    machine.init("x", 1000, -1, -1)
+    machine.by_id["x"].epoch = last = 2**15 - 2
+    machine.add("x", 100, last, 0, [T0])
+    code, effects = machine.end_and_go_on("x", 100, last, True)
+    assert WriteMarkers(100, last + 1, True, (T0,)) in effects
+    assert (code, machine.by_id["x"].producer_id, machine.by_id["x"].epoch) == (Code.NONE, 101, 0)
+    assert machine.end_and_go_on("x", 100, last, True) == (Code.NONE, [])
+
+
 @pytest.mark.parametrize("commit", [True, False])
 def test_a_decision_of_an_earlier_life_is_carried_out(commit: bool) -> None:
     state = TransactionState.PREPARE_COMMIT if commit else TransactionState.PREPARE_ABORT

@@ -1,143 +1,159 @@
-"""Exactly once from topic to topic, dead letters and retry topics included, while processes are killed."""
+"""A processor that is exactly once, against the embedded broker: what comes between the steps of its commits."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import random
-import signal
-import time
+import concurrent.futures
+import contextlib
+import uuid
+from collections.abc import Iterator
 from typing import Any
 
-from penstock import DevBroker, KafkaConsumer, KafkaProducer, Output, Processor, TopicPartition
-from penstock.processing.dead_letters import STACKTRACE
+import pytest
+
+from penstock import DevBroker, KafkaConsumer, Output, Processor, TopicPartition
+from penstock.errors import RecordTooLargeError
 from tests.devbroker.test_processor import Running, committed, made, processor_of, until
-from tests.support.processors import child, ended
+from tests.kafka.transaction_behaviour import committed as read
 
-ROUNDS, RECORDS, WAIT_S = 5, 600, 30.0
-
-
-def committed_records(broker: DevBroker, topic: str) -> list[Any]:
-    """Of all records that are part of no transaction, or of a committed one."""
-    with KafkaConsumer(
-        bootstrap_servers=broker.bootstrap_servers,
-        isolation_level="read_committed",
-        auto_offset_reset="earliest",
-    ) as consumer:
-        partitions = [TopicPartition(topic, info.partition) for info in consumer.partitions_for(topic)]
-        consumer.assign(partitions)
-        ends = consumer.end_offsets(partitions)
-        found: list[Any] = []
-        deadline = time.monotonic() + WAIT_S
-        while any(consumer.position(tp) < ends[tp] for tp in partitions):
-            assert time.monotonic() < deadline
-            found += consumer.poll(100)
-        return found
+TXN_OFFSET_COMMIT, END_TXN = 28, 26
 
 
-def committed_values(broker: DevBroker, topic: str) -> list[bytes]:
-    return [record.value for record in committed_records(broker, topic)]
+@pytest.fixture(scope="module", params=[2, 1], ids=["version-2", "version-1"])
+def broker(request: pytest.FixtureRequest) -> Iterator[DevBroker]:
+    with DevBroker(group_initial_rebalance_delay_ms=0, transaction_version=request.param) as running:
+        yield running
 
 
-def progress(broker: DevBroker, topic: str, least: int) -> None:
-    until(lambda: sum(committed(broker, "group", topic).values()) >= least, f"{least} are committed")
+class Held:
+    """Requests of one kind are held once hold() was called, until let_go()."""
+
+    def __init__(self, broker: DevBroker, api_key: int) -> None:
+        self.holding = False
+        self.count = 0
+        self._gate: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        self._remove = broker.intercept(api_key, self._hold)
+
+    def _hold(self, request: Any, connection: Any) -> Any:
+        if not self.holding:
+            return None
+        self.count += 1
+        return self._gate
+
+    def hold(self) -> None:
+        self.holding = True
+
+    def let_go(self) -> None:
+        self.holding = False
+        self._remove()
+        self._gate.set_result(None)
 
 
-def written(broker: DevBroker, topic: str, least: int) -> None:
-    until(lambda: len(committed_values(broker, topic)) >= least, f"{least} are written to {topic}")
+def copier(broker: DevBroker, group: str, source: str, target: str, **options: Any) -> Processor:
+    processor = processor_of(broker, group, exactly_once=True, **options)
+
+    @processor.handler(source, output=target)
+    async def copy(record: Any) -> Output:
+        return Output(record.value, key=record.key, partition=record.partition)
+
+    return processor
 
 
-def test_29_32_copies_and_dead_letters_are_each_there_once() -> None:
-    with DevBroker(group_initial_rebalance_delay_ms=0, group_min_session_timeout_ms=100) as broker:
-        source, target = made(broker), "target"
-        for topic in (target, f"{target}.dlq", f"{target}.later"):
-            broker.create_topic(topic, partitions=2)
-        arguments = ("sort_out", broker.bootstrap_servers, "group", source, target)
-        total = 0
-        with KafkaProducer(bootstrap_servers=broker.bootstrap_servers) as producer:
-            for number in range(ROUNDS + 1):
-                with child(*arguments) as process:
-                    before = sum(committed(broker, "group", source).values())
-                    for n in range(total, total + RECORDS):
-                        producer.send(source, b"%d" % n, b"k%d" % (n % 50), partition=n % 3)
-                    total += RECORDS
-                    producer.flush()
-                    if number < ROUNDS:
-                        progress(broker, source, before + 1)
-                        time.sleep(random.random() * 0.3)
-                        ended(process, signal.SIGKILL)
-                        continue
-                    progress(broker, source, total)
-                    written(broker, target, total * 9 // 10)
-                    errors = ended(process, signal.SIGTERM)
-                    assert process.returncode == 0, errors
-        good = sorted(json.loads(value)["number"] for value in committed_values(broker, target))
-        bad = sorted(int(value) for value in committed_values(broker, f"{target}.dlq"))
-        assert bad == list(range(0, total, 10))
-        assert good == sorted(set(range(total)) - set(bad))
+def numbers(broker: DevBroker, topic: str) -> list[int]:
+    return sorted(int(value) for value in read(broker.bootstrap_servers, topic))
 
 
-def test_29_what_is_done_beyond_the_offset_is_written_by_who_comes_next() -> None:
-    """The first record hangs, all others are done: none of them may count as done, since nothing of them was written."""
-    with DevBroker(group_initial_rebalance_delay_ms=0) as broker:
-        source, target = made(broker, partitions=1), made(broker)
-        with KafkaProducer(bootstrap_servers=broker.bootstrap_servers) as producer:
-            for number in range(20):
-                producer.send(source, b"%d" % number)
-        handled: list[bytes] = []
-        for hangs in (True, False):
-            processor = processor_of(broker, "group", exactly_once=True, drain_timeout="100ms")
-
-            @processor.handler(source, order_by=None, output=target)
-            async def handle(record: Any, hangs: bool = hangs) -> bytes:
-                while hangs and record.offset == 0:
-                    await asyncio.sleep(0.01)
-                handled.append(record.value)
-                return bytes(record.value)
-
-            with Running(processor):
-                if hangs:
-                    until(lambda: len(handled) == 19, "all but the first are handled")
-                    time.sleep(0.2)  # for some commits
-                else:
-                    written(broker, target, 20)
-        assert sorted(map(int, committed_values(broker, target))) == list(range(20))
+@pytest.mark.parametrize("api_key", [TXN_OFFSET_COMMIT, END_TXN], ids=["offsets", "end"])
+def test_one_that_is_stopped_in_the_midst_of_a_commit(broker: DevBroker, api_key: int) -> None:
+    """The last commit comes after the one that is under way, and does not write again what that one has written."""
+    source, target, group = made(broker, 300), made(broker), uuid.uuid4().hex
+    held = Held(broker, api_key)
+    held.hold()
+    with Running(copier(broker, group, source, target)) as running:
+        until(lambda: held.count, "a commit is under way")
+        running.processor.stop()
+        running._thread.join(0.5)
+        held.let_go()
+        running.ended()
+    assert running.error is None, repr(running.error)
+    done = sum(committed(broker, group, source).values())
+    found = numbers(broker, target)
+    assert len(found) == len(set(found)) == done
+    with Running(copier(broker, group, source, target)):
+        until(lambda: sum(committed(broker, group, source).values()) == 300, "all is copied")
+    assert numbers(broker, target) == list(range(300))
 
 
-def test_what_cannot_be_serialized_is_one_records_failure() -> None:
-    with DevBroker(group_initial_rebalance_delay_ms=0) as broker:
-        source = made(broker, 20)
-        for exactly_once in (False, True):
-            target = made(broker)
-            letters = made(broker)
-            processor: Processor = processor_of(
-                broker, exactly_once=exactly_once, value_serializer=lambda value: json.dumps(value).encode()
-            )
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+@pytest.mark.parametrize("api_key", [TXN_OFFSET_COMMIT, END_TXN], ids=["offsets", "end"])
+def test_a_rebalance_in_the_midst_of_a_commit(broker: DevBroker, api_key: int, protocol: str) -> None:
+    """Partitions go to another member between the offsets and the end: it goes on where that transaction ends, or it is aborted."""
+    source, target, group = made(broker, 300), made(broker), uuid.uuid4().hex
+    held = Held(broker, api_key)
+    held.hold()
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(Running(_with_protocol(broker, group, source, target, protocol)))
+        until(lambda: held.count, "a commit is under way")
+        second = stack.enter_context(Running(_with_protocol(broker, group, source, target, protocol)))
+        second._thread.join(0.7)  # long enough to join, and to be told to wait
+        held.let_go()
+        until(lambda: sum(committed(broker, group, source).values()) == 300, "all is copied")
+    assert first.error is None, repr(first.error)
+    assert second.error is None, repr(second.error)
+    assert numbers(broker, target) == list(range(300))
 
-            @processor.handler(source, output=target, dead_letter=letters)
-            async def handle(record: Any) -> Output:
-                return Output(object() if record.value == b"7" else {"n": int(record.value)})
 
-            with Running(processor):
-                until(lambda: len(committed_values(broker, target)) == 19, "the others are there")  # noqa: B023
-                until(lambda: committed_values(broker, letters) == [b"7"], "raw, and not as JSON")  # noqa: B023
+def _with_protocol(broker: DevBroker, group: str, source: str, target: str, protocol: str) -> Processor:
+    config = {"bootstrap.servers": broker.bootstrap_servers, "group.id": group, "group.protocol": protocol}
+    config |= {"auto.offset.reset": "earliest", "fetch.max.wait.ms": "50"}
+    if protocol == "classic":
+        config["heartbeat.interval.ms"] = "100"
+    processor = Processor(config, exactly_once=True, commit_interval="50ms")
+
+    @processor.handler(source, output=target)
+    async def copy(record: Any) -> Output:
+        return Output(record.value, key=record.key, partition=record.partition)
+
+    return processor
 
 
-def test_a_record_that_is_too_large_with_its_stack_trace_goes_without() -> None:
-    with DevBroker(group_initial_rebalance_delay_ms=0) as broker:
-        for exactly_once in (False, True):
-            source, letters = made(broker), made(broker)
-            with KafkaProducer(
-                bootstrap_servers=broker.bootstrap_servers, max_request_size=2_000_000
-            ) as producer:
-                producer.send(source, b"x" * 1_043_000)
-            processor = processor_of(broker, exactly_once=exactly_once)
+def test_an_output_that_cannot_be_written_ends_it(broker: DevBroker) -> None:
+    """Not lost, and not tried for ever: nothing is committed past it."""
+    source, target, group = made(broker, 1, partitions=1), made(broker), uuid.uuid4().hex
+    processor = processor_of(broker, group, exactly_once=True)
 
-            @processor.handler(source, dead_letter=letters)
-            async def handle(record: Any) -> None:
-                raise ValueError("it is too long a story: " + "x" * 9_000)
+    @processor.handler(source, output=target)
+    async def enlarge(record: Any) -> Output:
+        return Output(bytes(2_000_000))
 
-            with Running(processor):
-                until(lambda: committed_values(broker, letters), "the dead letter")  # noqa: B023
-            (letter,) = committed_records(broker, letters)
-            assert STACKTRACE not in dict(letter.headers)
+    with Running(processor) as running:
+        running.ended()
+    assert isinstance(running.error, RecordTooLargeError)
+    assert committed(broker, group, source, 1) == {}
+    assert read(broker.bootstrap_servers, target) == []
+
+
+def test_offsets_are_not_told_while_a_transaction_holds_them(broker: DevBroker) -> None:
+    """KIP-447: whoever asks meanwhile, as the next owner does, waits for the transaction's end."""
+    from tests.kafka.transaction_behaviour import member_of, transactional
+
+    source, group = made(broker), uuid.uuid4().hex
+    place = TopicPartition(source, 0)
+
+    def ask() -> int:
+        with KafkaConsumer(bootstrap_servers=broker.bootstrap_servers, group_id=group) as consumer:
+            entry = consumer.committed(place)
+            assert entry is not None
+            return entry.offset
+
+    with (
+        transactional(broker.bootstrap_servers, group) as producer,
+        concurrent.futures.ThreadPoolExecutor() as pool,
+    ):
+        for offset in (5, 9):
+            producer.begin_transaction()
+            producer.send_offsets_to_transaction({place: offset}, member_of(group))
+            asked = pool.submit(ask)
+            with pytest.raises(TimeoutError):
+                asked.result(0.3)
+            producer.commit_transaction()
+            assert asked.result(30) == offset

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -26,6 +26,11 @@ from tests.support.proxy import Proxy
 ADMIN_TIMEOUT_S = 30.0
 PROXIED = "PROXIED"
 
+NO_COORDINATOR_YET = (
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+)
 QUIET = {"log_level": 2}  # librdkafka tells stderr of every broker that a test has stopped
 
 Message = tuple[bytes | None, bytes | None]
@@ -187,7 +192,15 @@ class RealKafka(KafkaCluster):
         """What the group has committed, by partition; partitions without a commit are left out."""
         with self.reader(group) as consumer:
             partitions = [TopicPartition(topic, number) for number in self.leaders(topic)]
-            found = consumer.committed(partitions, timeout=ADMIN_TIMEOUT_S)
+            deadline = time.monotonic() + ADMIN_TIMEOUT_S
+            while True:
+                try:
+                    found = consumer.committed(partitions, timeout=ADMIN_TIMEOUT_S)
+                    break
+                except KafkaException as error:  # the offsets' topic is being made, say
+                    if error.args[0].code() not in NO_COORDINATOR_YET or time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.02)
         return {place.partition: place.offset for place in found if place.offset >= 0}
 
     @contextlib.contextmanager

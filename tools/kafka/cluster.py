@@ -123,6 +123,7 @@ class KafkaCluster:
     classpath         folders or jars of plugins, for brokers to load
     light             start fast and small; False for benchmarks: the JVM's optimizing compiler, its usual collector
 
+    `features` are levels to begin with, set before start(): {"transaction.version": 1}; Kafka's newest by default.
     Another address to advertise (a proxy's) is set in `nodes[id].advertised[listener]` before start().
     """
 
@@ -143,6 +144,7 @@ class KafkaCluster:
             raise ValueError(f"brokers must be at least 1, not {brokers}")
         self.config = dict(config or {})
         self.extra_listeners = dict(extra_listeners or {})
+        self.features: dict[str, int] = {}
         self._jvm_args = [
             f"-Xmx{heap_mb}m",
             f"-Xms{min(heap_mb, 256)}m",
@@ -282,7 +284,8 @@ class KafkaCluster:
         lines = [f"{key}={value}" for key, value in self._properties(node).items()]
         properties.write_text("\n".join(lines) + "\n", encoding="utf-8")
         if not (node.data_folder / "meta.properties").exists():
-            java_tool("kafka.tools.StorageTool", ["format", "-t", cluster_id, "-c", str(properties)])
+            levels = [f"--feature={name}={level}" for name, level in self.features.items()]
+            java_tool("kafka.tools.StorageTool", ["format", "-t", cluster_id, "-c", str(properties), *levels])
 
     def _launch(self, node: KafkaNode) -> None:
         command = java_command(

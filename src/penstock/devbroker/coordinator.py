@@ -157,6 +157,29 @@ class TransactionCoordinator:
         self._perform(effects)
         return code
 
+    def take_in(
+        self,
+        transactional_id: str | None,
+        producer_id: int,
+        epoch: int,
+        partitions: Iterable[TopicPartition] = (),
+        group_id: str | None = None,
+    ) -> None:
+        """add(), of what is not in yet. Whether it may be is asked afterwards, in the words of who asks."""
+        wanted = set(partitions)
+        if not self.machine.holds(producer_id, epoch, wanted, group_id):
+            self.add(transactional_id or "", producer_id, epoch, wanted, group_id)
+
+    def end_and_go_on(
+        self, transactional_id: str, producer_id: int, epoch: int, commit: bool
+    ) -> tuple[Code, int, int]:
+        code, effects = self.machine.end_and_go_on(transactional_id, producer_id, epoch, commit)
+        self._perform(effects)
+        if code is not Code.NONE:
+            return code, -1, -1
+        found = self.machine.by_id[transactional_id]
+        return code, found.producer_id, found.epoch
+
     def end(self, transactional_id: str, producer_id: int, epoch: int, commit: bool) -> Code:
         code, effects = self.machine.end(transactional_id, producer_id, epoch, commit)
         self._perform(effects)

@@ -46,8 +46,8 @@ TOPIC_SETTINGS: dict[str, Setting] = {
     "unclean.leader.election.enable": Setting("false", ConfigType.BOOLEAN, "kept, without effect"),
 }
 
-# Source: https://kafka.apache.org/documentation/#brokerconfigs. Defaults are Kafka's but for two, where a test should
-# not wait: group.initial.rebalance.delay.ms (3000) and group.min.session.timeout.ms (6000).
+# Source: https://kafka.apache.org/documentation/#brokerconfigs; transaction.version is a feature there. Defaults are
+# Kafka's but for two, where a test should not wait: group.initial.rebalance.delay.ms (3000) and group.min.session.timeout.ms (6000).
 BROKER_SETTINGS: dict[str, Setting] = {
     "auto.create.topics.enable": Setting("true", ConfigType.BOOLEAN, "make a topic on its first use"),
     "group.consumer.heartbeat.interval.ms": Setting(
@@ -79,11 +79,15 @@ BROKER_SETTINGS: dict[str, Setting] = {
     "transaction.max.timeout.ms": Setting(
         "900000", ConfigType.INT, "the longest transaction timeout (KIP-98)"
     ),
+    "transaction.version": Setting(
+        "2", ConfigType.INT, "the level of the feature of this name: 2 (KIP-890), or 1, as before Kafka 4"
+    ),
 }
 
 CHOICES: dict[str, frozenset[str]] = {
     "group.consumer.migration.policy": frozenset({"disabled", "upgrade", "downgrade", "bidirectional"}),
     "group.coordinator.rebalance.protocols": frozenset({"classic", "consumer"}),
+    "transaction.version": frozenset({"1", "2"}),
 }
 
 

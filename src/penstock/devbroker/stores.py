@@ -144,6 +144,7 @@ class TransactionStore(Store):
             "state": transaction.state.value,
             "partitions": [list(each) for each in sorted(transaction.partitions)],
             "groups": sorted(transaction.groups),
+            "ended": list(transaction.ended),
         }
 
     def _apply(self, entry: dict[str, Any]) -> None:
@@ -155,6 +156,7 @@ class TransactionStore(Store):
             TransactionState(entry["state"]),
             {TopicPartition(topic, partition) for topic, partition in entry["partitions"]},
             set(entry["groups"]),
+            ended=tuple(entry.get("ended", (-1, -1))),
         )
 
     def _entries(self) -> Iterator[dict[str, Any]]:

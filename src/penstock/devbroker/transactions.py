@@ -1,10 +1,14 @@
-"""The transaction coordinator: a pure state machine over transactional ids (KIP-98, KIP-360).
+"""The transaction coordinator: a pure state machine over transactional ids (KIP-98, KIP-360, KIP-890).
 
 Each call returns a code and the effects to perform in order. Where Kafka has PrepareCommit and PrepareAbort, waiting for
 other brokers to write markers, here the decision is journalled and the markers follow in the same step; resume() makes
 up for a crash in between.
 
     Empty --AddPartitions, AddOffsets--> Ongoing --EndTxn--> CompleteCommit | CompleteAbort --Add...--> Ongoing
+
+By transaction.version 2 each end raises the epoch, so that nothing of a transaction that is late gets into the next one; a commit of
+nothing is refused, an abort of nothing is not: it raises the epoch.
+
     Ongoing --time is up, or the id is taken by a new process--> CompleteAbort, with a higher epoch: the old one is fenced
 """
 
@@ -45,6 +49,8 @@ class Transaction:
     partitions: set[TopicPartition] = field(default_factory=set)
     groups: set[str] = field(default_factory=set)
     deadline_ms: int | None = None
+    ended: tuple[int, int] = (-1, -1)
+    """Producer id and epoch of the last transaction, if its end raised the epoch: that end may be asked for again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +119,7 @@ class Transactions:
         for each in tuple(self.by_id.values()):
             if each.deadline_ms is not None and each.deadline_ms <= now_ms:
                 each.epoch += 1
+                each.ended = (-1, -1)
                 effects += self._decide(each, False)
         return effects
 
@@ -134,13 +141,11 @@ class Transactions:
             if producer_id >= 0 and (producer_id, epoch) != (found.producer_id, found.epoch):
                 return Code.PRODUCER_FENCED, -1, -1, []
             found.timeout_ms = timeout_ms
+            found.ended = (-1, -1)
             found.epoch += 1
             if found.state is TransactionState.ONGOING:
                 effects += self._decide(found, False)
-            if found.epoch > MAX_EPOCH:
-                del self.by_producer[found.producer_id]
-                found.producer_id, found.epoch = self._new_producer_id(), 0
-                self.by_producer[found.producer_id] = found
+            self._rotate(found)
             found.state = TransactionState.EMPTY
         effects.append(store(found, found.state))
         return Code.NONE, found.producer_id, found.epoch, effects
@@ -178,6 +183,36 @@ class Transactions:
         done = TransactionState.COMPLETE_COMMIT if commit else TransactionState.COMPLETE_ABORT
         return Code.NONE if found.state is done else Code.INVALID_TXN_STATE, []
 
+    def end_and_go_on(
+        self, transactional_id: str, producer_id: int, epoch: int, commit: bool
+    ) -> tuple[Code, list[Effect]]:
+        """EndTxn of transaction.version 2: the next transaction has the epoch after this one's."""
+        found = self.by_id.get(transactional_id)
+        if found is not None and found.ended == (producer_id, epoch):
+            done = TransactionState.COMPLETE_COMMIT if commit else TransactionState.COMPLETE_ABORT
+            return Code.NONE if found.state is done else Code.PRODUCER_FENCED, []
+        found, code = self._known(transactional_id, producer_id, epoch)
+        if found is None:
+            return code, []
+        if commit and found.state is not TransactionState.ONGOING:
+            return Code.INVALID_TXN_STATE, []
+        found.ended = (producer_id, epoch)
+        found.epoch += 1
+        return Code.NONE, self._decide(found, commit)
+
+    def holds(
+        self, producer_id: int, epoch: int, partitions: set[TopicPartition], group_id: str | None
+    ) -> bool:
+        """Whether all of this is in the open transaction of this epoch."""
+        found = self.by_producer.get(producer_id)
+        return (
+            found is not None
+            and found.state is TransactionState.ONGOING
+            and found.epoch == epoch
+            and partitions <= found.partitions
+            and (group_id is None or group_id in found.groups)
+        )
+
     def may_write(self, producer_id: int, epoch: int, partition: TopicPartition) -> Code:
         """Whether a transactional batch fits the open transaction (KIP-890's check, without which markers get lost)."""
         found = self.by_producer.get(producer_id)
@@ -204,6 +239,13 @@ class Transactions:
             return None, Code.PRODUCER_FENCED
         return found, Code.NONE
 
+    def _rotate(self, found: Transaction) -> None:
+        """A new producer id, if this one has no epochs left."""
+        if found.epoch > MAX_EPOCH:
+            self.by_producer.pop(found.producer_id, None)
+            found.producer_id, found.epoch = self._new_producer_id(), 0
+            self.by_producer[found.producer_id] = found
+
     def _decide(self, found: Transaction, commit: bool) -> list[Effect]:
         state = TransactionState.PREPARE_COMMIT if commit else TransactionState.PREPARE_ABORT
         return [store(found, state), *self._finish(found, commit)]
@@ -216,4 +258,5 @@ class Transactions:
         found.state = TransactionState.COMPLETE_COMMIT if commit else TransactionState.COMPLETE_ABORT
         found.deadline_ms = None
         found.partitions, found.groups = set(), set()
+        self._rotate(found)
         return [*effects, store(found, found.state)]

@@ -16,7 +16,7 @@ from ..cluster import Address, ClusterSnapshot, parse_bootstrap
 from ..config import ClientKind, Config
 from ..errors import ConnectionFailedError, KafkaError, KafkaTimeoutError
 from ..metrics import ConsumerMetrics
-from ..protocol import Api, error_for, error_name, is_retriable
+from ..protocol import Api, BrokerVersions, error_for, error_name, is_retriable
 from ..types import Node, TopicPartition
 from .backoff import Backoff
 from .connection import BrokerConnection, ConnectionSettings, DisconnectedError
@@ -49,6 +49,7 @@ class ClusterClient:
 
     Fields: `snapshot` is replaced, never changed, by _learn(); `attempts` remembers the last failure of each address for
     the error that names them all; `interest` holds the topics that metadata requests name (None: all);
+    `newest_versions` is what the broker offers that told of the newest features, of all that were connected to (KIP-584);
     `_without_metadata_since_ms` is when the first of the metadata updates began that have failed since the last that did not.
     """
 
@@ -66,6 +67,7 @@ class ClusterClient:
         self.bootstrap: tuple[Address, ...] = parse_bootstrap(config["bootstrap.servers"])
         self.snapshot = ClusterSnapshot()
         self.attempts: dict[str, str] = {}
+        self.newest_versions: BrokerVersions | None = None
         self.interest: set[str] | None = set()
         self.on_update: list[Callable[[], None]] = []
         self._settings = ConnectionSettings(
@@ -180,6 +182,7 @@ class ClusterClient:
             self._note_failure(address, str(error).removeprefix(f"{address}: "))
             raise
         self._open[(address, purpose)] = connection
+        self._compare(connection.versions)
         if self._measurements is not None:
             self._measurements.connection_opened(self.engine.now_ms())
         self.attempts.pop(str(address), None)
@@ -187,6 +190,12 @@ class ClusterClient:
         self._not_before_ms.pop(address, None)
         _log.debug("connected to %s for %s", address, purpose)
         return connection
+
+    def _compare(self, versions: BrokerVersions | None) -> None:
+        """A broker that lags behind the cluster's metadata tells of older features: the highest epoch counts."""
+        newest = self.newest_versions
+        if versions is not None and (newest is None or versions.features.epoch > newest.features.epoch):
+            self.newest_versions = versions
 
     def _on_connection_closed(self, connection: BrokerConnection, purpose: str) -> None:
         if self._open.get((connection.address, purpose)) is connection:
@@ -293,6 +302,7 @@ class ClusterClient:
         _log.warning("starting again from bootstrap.servers: %s", why)
         self.snapshot = self.snapshot.doubt(forget_brokers=True)
         self._coordinator_nodes.clear()
+        self.newest_versions = None  # another cluster counts from another epoch
         for connection in list(self._open.values()):
             connection.close(f"starting again from bootstrap.servers: {why}")
 

@@ -202,11 +202,11 @@ class BrokerConnection:
                 Api.API_VERSIONS, version, request, self._settings.connect_timeout_ms
             )
             try:
-                error_code, ranges = read_api_versions(version, frame)
+                error_code, ranges, features = read_api_versions(version, frame)
             except ProtocolError as error:
                 raise DisconnectedError(f"{self.address}: {error}; is this a Kafka broker?") from error
             if error_code == 0:
-                return BrokerVersions(str(self.address), ranges)
+                return BrokerVersions(str(self.address), ranges, features)
             if error_code != _UNSUPPORTED_VERSION:
                 raise error_for(error_code, f"asking {self.address} for its API versions")
             version = next((high for key, _, high in ranges if key == Api.API_VERSIONS), 0)

@@ -79,6 +79,7 @@ class GroupDriver:
             g.RequestKind.JOIN: measurements.join_finished,
             g.RequestKind.SYNC: measurements.sync_finished,
         }
+        self.last_known = ("", -1)  # member id and generation, as they were when this last was a member
         self._queue: deque[g.Event | c.ConsumerEvent] = deque()
         self._feeding = False
         self._timer: asyncio.TimerHandle | None = None
@@ -110,6 +111,8 @@ class GroupDriver:
                     self._client.engine.now_ms(),
                 ):
                     self._perform(effect)
+                if self.machine.generation_id >= 0:
+                    self.last_known = (self.machine.member_id, self.machine.generation_id)
         except Exception as error:  # a mistake of ours, or an assignor of the user's: to stand still in silence would be worse
             told = f"group {self._coordinator.group_id!r}: this membership cannot go on: {error!r}; close the consumer and make a new one"
             self._host.raise_in_poll(KafkaError(told))

@@ -109,10 +109,14 @@ class Membership:
         return self.driver.identity()
 
     def group_metadata(self) -> ConsumerGroupMetadata:
-        """This member as the coordinator knows it."""
-        me = self.identity()
+        """This member as the coordinator knows it, or has known it before it put it out of the group.
+
+        A coordinator takes offsets in a transaction from who names no generation, whoever has the partitions (KIP-447: so did producers of
+        before). Who is out of the group, and has not heard of it in poll() yet, shall be refused instead.
+        """
+        member_id, generation_id = ("", -1) if self.driver is None else self.driver.last_known
         instance = self._config["group.instance.id"]
-        return ConsumerGroupMetadata(self._config["group.id"], me.generation_id, me.member_id, instance)
+        return ConsumerGroupMetadata(self._config["group.id"], generation_id, member_id, instance)
 
     def heartbeat_counts(self) -> tuple[int, int, int] | None:
         """What the connection that repeats heartbeats has counted; see Heartbeats.counts()."""

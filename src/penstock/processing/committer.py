@@ -43,7 +43,18 @@ class Committer:
             await self.commit()
 
     async def commit(self, partitions: Iterable[Ownership] | None = None) -> bool:
-        """Commit what is new (of `partitions`); whether all of it is stored. What fails is told in the log, and tried at the next."""
+        """Commit what is new (of `partitions`); whether all of it is stored. What fails is told in the log, and tried at the next.
+
+        A caller that is cancelled leaves the commit under way: its thread cannot be stopped, and the next commit has to come
+        after it. Else outputs that it has written would be written again with those of the next transaction.
+        """
+        running = asyncio.ensure_future(self._commit(partitions))
+        running.add_done_callback(
+            lambda done: done.cancelled() or done.exception()
+        )  # nobody may wait for it any more
+        return await asyncio.shield(running)
+
+    async def _commit(self, partitions: Iterable[Ownership] | None) -> bool:
         async with self._one:
             wanted = list(self._owned.values()) if partitions is None else list(partitions)
             entries: dict[TopicPartition, OffsetAndMetadata] = {}

@@ -11,11 +11,13 @@ from .._native import ConsumerRecords
 from ..consumer import AsyncKafkaConsumer
 from ..errors import IllegalStateError
 from ..types import OffsetAndMetadata, TopicPartition
-from .lanes import Load, Ownership
+from .lanes import Load, Ownership, RecordLane
 
 if TYPE_CHECKING:
     from .runtime import Station
 
+_AHEAD_MS = 1_000.0
+"""So long before they are due records of retry topics are taken in."""
 _MOST_AHEAD = 100_000
 """How many records of a partition may be kept in mind behind one that is not done; then the partition is held back."""
 
@@ -40,6 +42,7 @@ class Intake:
         self._station_of = station_of
         self._load = load
         self._epochs = itertools.count()
+        self._not_due: dict[TopicPartition, float] = {}  # of retry topics: when their next record is (ms)
 
     # ------------------------------------------------------------ life
 
@@ -57,6 +60,7 @@ class Intake:
     def gone(self, tp: TopicPartition) -> None:
         """The partition is not ours any more."""
         self.held.discard(tp)
+        self._not_due.pop(tp, None)
 
     def health(self) -> dict[str, object]:
         """Its share of the processor's. From any thread."""
@@ -78,14 +82,43 @@ class Intake:
         for tp in partitions:
             if tp not in self._owned:
                 raise IllegalStateError(f"records of {tp} came, which was never taken over")
-            run = records if len(partitions) == 1 else records.records(tp)
-            await self._take_run(tp, run, next_offsets[tp])
-            touched[self._station_of[tp.topic]] = None
+            run, next_offset = records if len(partitions) == 1 else records.records(tp), next_offsets[tp]
+            station = self._station_of[tp.topic]
+            if tp.topic in station.lane.retry_topics:
+                run, next_offset = await self._due_part(tp, station, run, next_offset)
+            if run:
+                await self._take_run(tp, run, next_offset)
+            touched[station] = None
         for station in touched:
             station.executor.kick()
 
     async def mend(self) -> None:
         """Called between two polls, in the task that polls."""
+        now_ms = asyncio.get_running_loop().time() * 1000
+        due = [tp for tp, due_ms in self._not_due.items() if due_ms - _AHEAD_MS <= now_ms]
+        for tp in due:
+            del self._not_due[tp]
+        if mine := [tp for tp in due if not self._is_paused(tp) and tp in self._consumer.assignment()]:
+            await self._consumer.resume(*mine)
+
+    async def _due_part(
+        self, tp: TopicPartition, station: Station, run: ConsumerRecords, next_offset: int
+    ) -> tuple[ConsumerRecords, int]:
+        """Of a retry topic's records those that are due, or will be soon. The others stay at the broker: the partition is paused until the
+        first of them is due. In memory, those that wait for an hour would be in the way of all others."""
+        lane, soon_ms = station.lane, asyncio.get_running_loop().time() * 1000 + _AHEAD_MS
+        assert isinstance(lane, RecordLane) and lane.later is not None
+        for index, record in enumerate(run):
+            due_ms = lane.later(record)[0]
+            if due_ms > soon_ms:
+                self._not_due[tp] = due_ms
+                await self._consumer.pause(tp)
+                await self._consumer.seek(tp, record.offset)
+                return run[:index], record.offset
+        return run, next_offset
+
+    def _is_paused(self, tp: TopicPartition) -> bool:
+        return tp in self.held
 
     async def _take_run(self, tp: TopicPartition, run: ConsumerRecords, next_offset: int) -> None:
         self._station_of[tp.topic].lane.add(self._owned[tp], run, next_offset)
@@ -105,8 +138,16 @@ class Intake:
                     owned.low_water = owned.held // 2
                     too_much.append(tp)
         if too_much:
+            self._hurry(self._station_of[tp.topic] for tp in too_much)
             self.held.update(too_much)
             await self._hold(too_much)
+
+    @staticmethod
+    def _hurry(stations: Iterable[Station]) -> None:
+        """No more will come for a batch that waits to be full."""
+        for station in set(stations):
+            station.lane.hurry()
+            station.executor.kick()
 
     async def _hold(self, partitions: Iterable[TopicPartition]) -> None:
         await self._consumer.pause(*partitions)

@@ -297,6 +297,9 @@ class Lane:
         """Take in what poll() returned of one partition, in log order; how many are new. `next_offset`: the position after them."""
         raise NotImplementedError
 
+    def hurry(self) -> None:
+        """Hand out what waits for more to come: nothing will, before something is done."""
+
     def where(self, work: Work) -> str:
         """What a message calls a work."""
         record = first_record(work)

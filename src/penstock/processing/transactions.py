@@ -6,12 +6,21 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import KafkaError, KafkaTimeoutError, ProducerFencedError, TransactionError
+from ..errors import (
+    AuthorizationError,
+    KafkaError,
+    KafkaTimeoutError,
+    ProducerFencedError,
+    RecordTooLargeError,
+    TransactionError,
+)
 from ..producer import KafkaProducer
 from ..types import ConsumerGroupMetadata, OffsetAndMetadata, TopicPartition
 from .work import Output
 
 _COMMIT_TRIES = 5
+_HOPELESS = (AuthorizationError, RecordTooLargeError)
+"""Of an output: the next transaction would carry it again, and fail again."""
 
 _log = logging.getLogger("penstock.processing")
 
@@ -22,6 +31,7 @@ class TransactionalCommitter:
     def __init__(self, **config: Any) -> None:
         """`config`: a producer's options, transactional.id among them."""
         self._producer = KafkaProducer(**config)
+        self._has_to_abort = False  # an abort took too long, and has to be called again before anything else
 
     def start(self) -> None:
         """Take the transactional id over."""
@@ -34,8 +44,10 @@ class TransactionalCommitter:
         member: ConsumerGroupMetadata,
     ) -> None:
         """All of it, or nothing. TransactionError and CommitFailedError: nothing, and another call may do better;
-        ProducerFencedError: this producer is done for."""
+        ProducerFencedError: this producer is done for. RecordTooLargeError, AuthorizationError: an output cannot be written."""
         producer = self._producer
+        if self._has_to_abort:
+            self._abort(None)
         producer.begin_transaction()
         try:
             for topic, out in outputs:
@@ -46,6 +58,8 @@ class TransactionalCommitter:
             raise
         except KafkaError as error:
             self._abort(error)
+            if isinstance(error.__cause__, _HOPELESS):
+                raise error.__cause__ from error
             raise
 
     def _commit(self) -> None:
@@ -55,16 +69,23 @@ class TransactionalCommitter:
             try:
                 return self._producer.commit_transaction()
             except KafkaTimeoutError as error:
-                unknown = error
+                unknown: KafkaError = error
                 _log.warning("it is not known yet whether a transaction is committed: %s", error)
+            except TransactionError:
+                raise
+            except KafkaError as error:  # an answer that makes no sense, say
+                unknown = error
+                break
         raise ProducerFencedError(
             f"it stays unknown whether a transaction is committed: {unknown}; start again"
         ) from unknown
 
-    def _abort(self, error: KafkaError) -> None:
+    def _abort(self, error: KafkaError | None) -> None:
         _log.debug("a transaction is aborted: %s", error)
+        self._has_to_abort = True
         try:
             self._producer.abort_transaction()
+            self._has_to_abort = False
         except TransactionError:
             raise
         except KafkaError as failure:

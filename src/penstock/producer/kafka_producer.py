@@ -6,6 +6,7 @@ import atexit
 import concurrent.futures
 import contextlib
 import datetime
+import logging
 import random
 import threading
 import time
@@ -35,9 +36,10 @@ from .outcomes import too_large
 from .partitioner import queue_weights
 from .sender import Sender
 from .settings import ProducerSettings
-from .transaction_states import TransactionState, TransactionStates
+from .transaction_states import MAY_ABORT, TransactionState, TransactionStates
 from .transactions import Transactions
 
+_log = logging.getLogger("penstock.producer")
 T = TypeVar("T")
 Timeout = float | datetime.timedelta
 Headers = Iterable[Header] | Mapping[str, bytes | None]
@@ -76,11 +78,12 @@ class KafkaProducer:
             self._engine, self._client, settings, self._accumulator, self._lock, self._freed
         )
         self._transactions: Transactions | None = None
+        self._states: TransactionStates | None = None
         if settings.transactional_id is not None:
-            states = TransactionStates(settings.transactional_id)
+            self._states = TransactionStates(settings.transactional_id)
             self._transactions = self._sender.transactions = Transactions(
                 self._client,
-                states,
+                self._states,
                 self._sender.identity,
                 settings.transaction_timeout_ms,
                 self._sender.wake,
@@ -115,8 +118,9 @@ class KafkaProducer:
         """
         if self._closed or getpid() != self._pid:
             self._refuse()
-        if self._transactions is not None:
-            self._transactions.states.need("send()", TransactionState.OPEN)
+        states = self._states
+        if states is not None:
+            states.need("send()", TransactionState.OPEN)
         key_bytes = self._encode_key(key) if key is not None else None
         value_bytes = self._encode_value(value) if value is not None else None
         if timestamp_ms is None:
@@ -132,7 +136,7 @@ class KafkaProducer:
             size += headers_size
         settings = self._settings
         if size > settings.max_request_size_bytes or size > settings.buffer_memory_bytes:
-            return self._too_large(topic, partition, size)
+            return self._unsent(topic, partition, self._too_large(topic, partition, size), timestamp_ms)
         try:
             known = self._topics[topic]
         except KeyError:
@@ -141,7 +145,7 @@ class KafkaProducer:
             try:
                 known = self._await_topic(topic, partition)
             except KafkaError as error:
-                return failed(topic, -1 if partition is None else partition, error, timestamp_ms)
+                return self._unsent(topic, partition, error, timestamp_ms)
         with self._lock:
             if partition is None:
                 partition = self._choose(known, key_bytes, size)
@@ -155,6 +159,8 @@ class KafkaProducer:
             ):
                 batch = self._make_room(queue, size)
             try:
+                if states is not None and states.state is not TransactionState.OPEN:
+                    states.need("send()", TransactionState.OPEN)  # another thread has ended it meanwhile
                 batch.size_bytes = batch.builder.append(timestamp_ms, key_bytes, value_bytes, pairs)
             except BaseException:  # a serializer's or a header's value is no bytes
                 accumulator.drop_if_empty(queue)
@@ -229,27 +235,23 @@ class KafkaProducer:
 
     def commit_transaction(self) -> None:
         """Wait until all that was sent is stored, then commit. TransactionError: it has to be aborted instead; the records are not seen by
-        who reads committed ones. KafkaTimeoutError: the outcome is not known; call it again."""
+        who reads committed ones. KafkaTimeoutError: the outcome is not known; call it again. ProducerFencedError: this producer is done
+        for; whoever takes the transactional id over ends the transaction, and a group's offsets tell how."""
         transactions = self._need_transactions(
-            "commit_transaction()", TransactionState.OPEN, TransactionState.COMMITTING
+            "commit_transaction()",
+            TransactionState.OPEN,
+            TransactionState.FLUSHING,
+            TransactionState.COMMITTING,
         )
-        states = transactions.states
-        if states.state is TransactionState.OPEN:
+        if transactions.states.state is not TransactionState.COMMITTING:
+            self._engine.ask(self._sender.flush_transaction)
             self._drain(None)
-            states.need("commit_transaction()", TransactionState.OPEN)  # a record that was not stored says no
-            states.go(TransactionState.COMMITTING)
-        self._ask_within("commit_transaction()", self._sender.end_transaction, commit=True)
-        states.go(TransactionState.READY)
+        self._ask_within("commit_transaction()", self._sender.commit_transaction)
 
     def abort_transaction(self) -> None:
         """Make all of the transaction unseen for who reads committed records. Another may begin then."""
-        transactions = self._need_transactions(
-            "abort_transaction()", TransactionState.OPEN, TransactionState.FAILED, TransactionState.ABORTING
-        )
-        if transactions.states.state is not TransactionState.ABORTING:
-            transactions.states.go(TransactionState.ABORTING)
-        self._ask_within("abort_transaction()", self._sender.end_transaction, commit=False)
-        transactions.states.go(TransactionState.READY)
+        self._need_transactions("abort_transaction()", *MAY_ABORT)
+        self._ask_within("abort_transaction()", self._sender.abort_transaction)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -259,10 +261,21 @@ class KafkaProducer:
             yield
             self.commit_transaction()
         except BaseException:
-            states = self._transactions.states if self._transactions is not None else None
-            if states is not None and states.state in (TransactionState.OPEN, TransactionState.FAILED):
+            if self._states is not None and self._states.state in MAY_ABORT:
                 self.abort_transaction()
             raise
+
+    def _abort_at_the_end(self, timeout_ms: float) -> None:
+        """Who reads committed records need not wait for transaction.timeout.ms then. What fails here the coordinator makes up for."""
+
+        async def within() -> None:
+            async with self._client.within(min(timeout_ms, self._settings.max_block_ms), "close()"):
+                await self._sender.abort_transaction()
+
+        try:
+            self._engine.ask(within)
+        except KafkaError as error:
+            _log.warning("the transaction that was open at close() was not aborted: %s", error)
 
     def _need_transactions(self, what: str, *states: TransactionState) -> Transactions:
         if self._closed or getpid() != self._pid:
@@ -297,7 +310,7 @@ class KafkaProducer:
 
     def close(self, timeout: Timeout = 30_000) -> None:
         """Send what is waiting and end all threads, within `timeout` (ms); what could not be stored by then is given up with
-        ClosedError in its future. Idempotent. Called from a delivery callback it does not wait."""
+        ClosedError in its future. A transaction that is open is aborted. Idempotent. Called from a delivery callback it does not wait."""
         if self._closed:
             return
         self._closed = True
@@ -307,7 +320,11 @@ class KafkaProducer:
         with self._lock:
             self._freed.notify_all()
         try:
-            if not self._sender.here:
+            if self._sender.here:
+                return
+            if self._states is not None and self._states.state in MAY_ABORT:
+                self._abort_at_the_end(to_s(timeout) * 1000)
+            else:
                 self._drain(to_s(timeout))
         finally:
             self._end()
@@ -346,13 +363,21 @@ class KafkaProducer:
                 f"{what} would wait in a delivery callback, which runs in the very thread it would wait for; do it elsewhere"
             )
 
-    def _too_large(self, topic: str, partition: int | None, size: int) -> DeliveryFuture:
+    def _unsent(
+        self, topic: str, partition: int | None, error: KafkaError, timestamp_ms: int
+    ) -> DeliveryFuture:
+        """The future of a record that is not even tried. A transaction without it must not be committed."""
+        if self._states is not None:
+            self._engine.post(self._states.failed, error)  # before whatever the caller asks for next
+            self._sender.wake()
+        return failed(topic, -1 if partition is None else partition, error, timestamp_ms)
+
+    def _too_large(self, topic: str, partition: int | None, size: int) -> KafkaError:
         settings = self._settings
         option, limit = "max.request.size", settings.max_request_size_bytes
         if size <= limit:
             option, limit = "buffer.memory", settings.buffer_memory_bytes
-        where = -1 if partition is None else partition
-        return failed(topic, where, too_large(topic, where, size, option, limit))
+        return too_large(topic, -1 if partition is None else partition, size, option, limit)
 
     def _await_topic(self, topic: str, partition: int | None) -> TopicQueues:
         """The topic, once its partitions are known; with `partition` among them, or an error."""

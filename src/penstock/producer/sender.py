@@ -18,13 +18,14 @@ from ..types import TopicPartition
 from .accumulator import PartitionQueue, Readiness, RecordAccumulator
 from .batch import ProducerBatch, Stored
 from .outcomes import Verdict, expired_error, judge, refused, split
-from .sequences import PartitionSequences, ProducerIdentity
+from .sequences import ProducerIdentity
 from .settings import ProducerSettings
-from .transactions import Transactions
+from .transaction_states import MAY_ABORT, TransactionState, TransactionStates
+from .transactions import CONCURRENT_BACKOFF_MS, CONCURRENT_TRANSACTIONS, Transactions
 
 _log = logging.getLogger("penstock.producer")
 
-_BEFORE_TRANSACTIONS_2 = 11
+_OUT_OF_ORDER_SEQUENCE = 45
 _UNKNOWN_SERVER_ERROR, _UNKNOWN_TOPIC = -1, 3
 _HOPELESS_TOPIC_CODES = frozenset({17, 29})  # invalid name, not authorized: waiting does not help
 _ENDS_A_TRANSACTION = frozenset({Verdict.SPLIT, Verdict.OUT_OF_ORDER})
@@ -47,15 +48,13 @@ class Sender:
         lock: threading.Lock,
         freed: threading.Condition,
     ) -> None:
-        self.identity = ProducerIdentity()
+        self.identity = ProducerIdentity(transactional_id=settings.transactional_id)
         self.fatal: KafkaError | None = None
         self.thread_id: int | None = None
         self._engine = engine
         self._client = client
         self._settings = settings
         self._accumulator = accumulator
-        # 12 adds partitions to transactions by itself, under transaction.version 2 (KIP-890)
-        self._produce_version = None if settings.transactional_id is None else _BEFORE_TRANSACTIONS_2
         self._lock = lock  # guards the accumulator
         self._freed = freed  # over the same lock: told when memory comes free
         self._event = asyncio.Event()
@@ -192,10 +191,9 @@ class Sender:
         if self.transactions is None:
             return queues
         known = self.transactions.states.partitions
-        inside = [queue for queue in queues if (queue.topic, queue.partition) in known]
-        if len(inside) < len(queues):
+        if any((queue.topic, queue.partition) not in known for queue in queues):
             self.transactions.want({TopicPartition(queue.topic, queue.partition) for queue in queues})
-        return inside
+        return [queue for queue in queues if (queue.topic, queue.partition) in known]
 
     def _send_to(self, node: int, queues: list[PartitionQueue], now_ms: int, ready: Readiness) -> bool:
         """One request to a node with a batch of each of these partitions, as far as they fit; whether one was sent."""
@@ -263,11 +261,9 @@ class Sender:
                     self._landed(queue, batch)
                     self._finish(queue, batch, Stored(-1))
             else:
-                self._answered(
-                    node,
-                    parcels,
-                    await connection.request(Api.PRODUCE, at_most=self._produce_version, **fields),
-                )
+                at_most = self.transactions.produce_version if self.transactions is not None else None
+                answer = await connection.request(Api.PRODUCE, at_most=at_most, **fields)
+                self._answered(node, parcels, answer)
         except KafkaError as error:
             self._lost(parcels, error)
         except Exception as error:  # a mistake of ours must not leave records without an outcome
@@ -319,8 +315,9 @@ class Sender:
             self._finish(queue, batch, Stored(int(answer.base_offset) if code == 0 else -1, append_ms))
             return
         _log.debug("%r: %s", batch, error_name(code))
-        if verdict in _ENDS_A_TRANSACTION and self.transactions is not None:
-            # Sequence numbers are the coordinator's here: holes are mended by a new epoch, after the abort.
+        overtook = code == _OUT_OF_ORDER_SEQUENCE and queue.sequences.comes_after_another(batch)
+        if verdict in _ENDS_A_TRANSACTION and self.transactions is not None and not overtook:
+            # The epoch is the coordinator's here: holes are mended by a new one, after the abort.
             self._finish(queue, batch, refused(code, batch, answer))
             return
         if verdict is Verdict.SPLIT:
@@ -335,6 +332,9 @@ class Sender:
             queue.sequences.out_of_order(batch)
         elif verdict is Verdict.UNCERTAIN:
             batch.fate_known = False
+        if code == CONCURRENT_TRANSACTIONS:  # the leader is the right one
+            self._try_again(queue, batch, error, CONCURRENT_BACKOFF_MS)
+            return
         if not self._learn_leader(batch, getattr(answer, "current_leader", None)):
             self._client.want_update()
         self._try_again(queue, batch, error)
@@ -353,7 +353,10 @@ class Sender:
         batch.on_wire = False
         queue.on_wire -= 1
 
-    def _try_again(self, queue: PartitionQueue, batch: ProducerBatch, error: KafkaError) -> None:
+    def _try_again(
+        self, queue: PartitionQueue, batch: ProducerBatch, error: KafkaError, wait_ms: int | None = None
+    ) -> None:
+        """`wait_ms`: instead of the backoff that grows with the attempts."""
         batch.attempts += 1
         batch.last_error = error
         if batch.outcome is not None:
@@ -361,10 +364,12 @@ class Sender:
         if batch.attempts > self._settings.retries:
             self._finish(queue, batch, error)
             return
-        backoff = Backoff(self._settings.retry_backoff_ms, self._settings.retry_backoff_max_ms)
-        backoff.failures = batch.attempts - 1
+        if wait_ms is None:
+            backoff = Backoff(self._settings.retry_backoff_ms, self._settings.retry_backoff_max_ms)
+            backoff.failures = batch.attempts - 1
+            wait_ms = backoff.next_ms()
         with self._lock:
-            self._accumulator.put_back(queue, batch, self._engine.now_ms() + backoff.next_ms())
+            self._accumulator.put_back(queue, batch, self._engine.now_ms() + wait_ms)
 
     def _split(self, queue: PartitionQueue, batch: ProducerBatch) -> None:
         """MESSAGE_TOO_LARGE of several records: each half may still fit."""
@@ -412,24 +417,42 @@ class Sender:
         for queue, batch in doomed:
             self._finish(queue, batch, error)
 
-    async def end_transaction(self, *, commit: bool) -> None:
-        """EndTxn; before an abort all that is not stored yet is given up, and after it sequence numbers begin anew."""
-        transactions = self.transactions
-        assert transactions is not None
-        if commit:
-            await transactions.end(commit=True)
-            return
-        clean = not self._accumulator.incomplete and transactions.states.error is None
+    async def flush_transaction(self) -> None:
+        """Nothing can be added to the transaction from here on: a send() that is under way comes before, or is refused. Under the lock,
+        since it looks at the state when it has the lock, too."""
+        states = self._states("commit_transaction()", TransactionState.OPEN, TransactionState.FLUSHING)
+        if states.state is TransactionState.OPEN:
+            with self._lock:
+                states.go(TransactionState.FLUSHING)
+
+    async def commit_transaction(self) -> None:
+        """Once all is stored: EndTxn, until its outcome is known."""
+        states = self._states("commit_transaction()", TransactionState.FLUSHING, TransactionState.COMMITTING)
+        if states.state is TransactionState.FLUSHING:
+            states.go(TransactionState.COMMITTING)
+        assert self.transactions is not None
+        await self.transactions.end(commit=True)
+        states.go(TransactionState.READY)
+
+    async def abort_transaction(self) -> None:
+        """All that is not stored yet is given up, then EndTxn."""
+        states = self._states("abort_transaction()", *MAY_ABORT)
+        if states.state is not TransactionState.ABORTING:
+            with self._lock:  # see flush_transaction()
+                states.go(TransactionState.ABORTING)
+        if self._accumulator.incomplete:
+            states.unclean = True
         self.give_up(TransactionError("the transaction was aborted before this record was stored"))
         while any(self._in_flight.values()):  # else a late one could be stored after the abort's marker
             await asyncio.sleep(0.005)
-        await transactions.end(commit=False)
-        if not clean:
-            await transactions.raise_epoch()
-            with self._lock:
-                for topic in self._accumulator.topics.values():
-                    for queue in topic.queues:
-                        queue.sequences = PartitionSequences()
+        assert self.transactions is not None
+        await self.transactions.end(commit=False)
+        states.go(TransactionState.READY)
+
+    def _states(self, what: str, *states: TransactionState) -> TransactionStates:
+        assert self.transactions is not None
+        self.transactions.states.need(what, *states)
+        return self.transactions.states
 
     async def shut_down(self, error: BaseException) -> None:
         """Give up all that is not stored yet and close the connections."""

@@ -5,6 +5,7 @@ order, and tells a repeated one from a new one (KIP-98). Sources: KIP-98, KIP-36
 
 The epoch is kept per partition: the broker checks it per partition, and a producer without a transactional id has nobody
 to share it with. A partition whose sequence has a hole goes on under its next epoch from sequence 0; others are not touched.
+A transactional producer's epoch is its coordinator's: a partition takes it over with its next batch.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class SequencedBatch(Protocol):
 
 @dataclass(slots=True)
 class ProducerIdentity:
-    """Who writes: given by InitProducerId. `producer_id` is -1 until it is known. Transactions will keep theirs here too."""
+    """Who writes: given by InitProducerId. `producer_id` is -1 until it is known. With a `transactional_id` the epoch is the
+    coordinator's, and a new one begins with many transactions: with all, by transaction.version 2."""
 
     producer_id: int = -1
     epoch: int = -1
@@ -91,16 +93,24 @@ class PartitionSequences:
             bool(self.in_flight) and self.in_flight[0] is batch and not any(b.on_wire for b in self.in_flight)
         )
 
+    def comes_after_another(self, batch: SequencedBatch) -> bool:
+        """Whether one before it is still without an outcome."""
+        return batch in self.in_flight and self.in_flight[0] is not batch
+
     def number(self, batch: SequencedBatch, identity: ProducerIdentity) -> None:
         """Give a batch its number, just before it is sent; one that is tried again keeps its own, unless it is lost.
 
         If no epoch is left, identity.forget() has been called when this returns, and the batch has no number: it is sent
-        once there is a new producer id.
+        once there is a new producer id. In a transaction a batch behind a hole has none either: the coordinator does not know
+        of an epoch that we raise, and markers under the one that it knows would not end what was written under ours.
         """
         if batch.base_sequence >= 0 and not batch.lost:
             return
-        other_id = self.producer_id != identity.producer_id and not self.in_flight
-        if self.broken or self.producer_id < 0 or other_id or any(b.lost for b in self.in_flight):
+        differs = self.producer_id != identity.producer_id or self.epoch < identity.epoch
+        is_news = self.producer_id < 0 or (differs and not self.in_flight)
+        if is_news or self.broken or any(b.lost for b in self.in_flight):
+            if identity.transactional_id is not None and not is_news:
+                return
             self._next_epoch(identity)
             if self.producer_id < 0:
                 return
@@ -144,7 +154,7 @@ class PartitionSequences:
         self.in_flight.clear()
         self.broken = False
         self.next_sequence = 0
-        if self.producer_id != identity.producer_id:
+        if self.producer_id != identity.producer_id or self.epoch < identity.epoch:
             self.producer_id, self.epoch = identity.producer_id, identity.epoch
             self.known_to_broker = False
         elif self.epoch >= MAX_EPOCH:

@@ -1,8 +1,8 @@
 """The life of a producer's transactions: one table. Pure. Source: KIP-98, and the states of Kafka's TransactionManager.
 
-UNINITIALIZED --initialized--> READY --begin--> OPEN --commit--> COMMITTING --ended--> READY
-                                                 |  \\--abort--> ABORTING ----ended--> READY
-                                                 \\--failed--> FAILED --abort--> ABORTING
+UNINITIALIZED --initialized--> READY --begin--> OPEN --commit--> FLUSHING --all is stored--> COMMITTING --ended--> READY
+                                                 |\\----abort------/\\--------abort--------> ABORTING ---ended--> READY
+                                                 \\--failed (also from FLUSHING, COMMITTING)--> FAILED --abort--> ABORTING
 any --fenced--> FENCED, for good
 """
 
@@ -20,33 +20,44 @@ class TransactionState(Enum):
     UNINITIALIZED = "without a producer id: call init_transactions()"
     READY = "between two transactions: call begin_transaction()"
     OPEN = "in a transaction"
+    FLUSHING = "about to commit: call commit_transaction() again, or abort_transaction()"
     COMMITTING = "about to commit: call commit_transaction() again, until its outcome is known"
     ABORTING = "about to abort: call abort_transaction() again"
     FAILED = "in a transaction that has to be aborted: call abort_transaction()"
-    FENCED = "fenced by another producer of the same transactional id: close this one"
+    FENCED = "fenced, or refused for good: close this one"
 
 
 _S = TransactionState
 TRANSITIONS: dict[TransactionState, frozenset[TransactionState]] = {
     _S.UNINITIALIZED: frozenset({_S.READY, _S.FENCED}),
     _S.READY: frozenset({_S.OPEN, _S.FENCED, _S.UNINITIALIZED}),
-    _S.OPEN: frozenset({_S.COMMITTING, _S.ABORTING, _S.FAILED, _S.FENCED}),
+    _S.OPEN: frozenset({_S.FLUSHING, _S.ABORTING, _S.FAILED, _S.FENCED}),
+    _S.FLUSHING: frozenset({_S.COMMITTING, _S.ABORTING, _S.FAILED, _S.FENCED}),
     _S.COMMITTING: frozenset({_S.READY, _S.FAILED, _S.FENCED}),
     _S.FAILED: frozenset({_S.ABORTING, _S.FENCED}),
     _S.ABORTING: frozenset({_S.READY, _S.FENCED}),
     _S.FENCED: frozenset(),
 }
+MAY_ABORT = (_S.OPEN, _S.FLUSHING, _S.FAILED, _S.ABORTING)
+"""Where abort_transaction() may be called. Not while committing: the coordinator may have committed already."""
 
 
 class TransactionStates:
-    """One producer's. Written in the engine's thread; `state` is read by the user's, to refuse calls that do not fit."""
+    """One producer's. Written in the engine's thread, but for begun(); `state` is read by the user's, to refuse calls that do not fit.
+
+    Fields of the open transaction: `partitions` and `groups` are those that the coordinator has been told of. `unsure`: it may have been
+    told of something else, whose answer never came. `unclean`: batches were given up, or something has failed, so that the sequence
+    numbers have holes, or a request is still on its way; an abort begins a new epoch then. It outlives an abort that takes several calls.
+    """
 
     def __init__(self, transactional_id: str) -> None:
         self.transactional_id = transactional_id
         self.state = TransactionState.UNINITIALIZED
         self.error: BaseException | None = None  # why it is FAILED or FENCED
-        self.partitions: set[TopicPartition] = set()  # that the coordinator knows to be in the transaction
-        self.groups: set[str] = set()  # likewise
+        self.partitions: set[TopicPartition] = set()
+        self.groups: set[str] = set()
+        self.unsure = False
+        self.unclean = False
 
     def go(self, state: TransactionState) -> None:
         """IllegalStateError for what the table does not have."""
@@ -58,28 +69,37 @@ class TransactionStates:
 
     def need(self, what: str, *states: TransactionState) -> None:
         """An error that says what to call instead, unless it is in one of these states."""
-        if self.state in states:
+        state = self.state
+        if state in states:
             return
-        if self.state is TransactionState.FENCED:
+        if state is TransactionState.FENCED:
+            why = self.error or "another producer has taken it over"
             raise ProducerFencedError(
-                f"{what}: another producer has taken transactional id {self.transactional_id!r} over; close this one"
+                f"{what}: the producer of transactional id {self.transactional_id!r} can only be closed: {why}"
             ) from self.error
-        if self.state is TransactionState.FAILED:
+        if state is TransactionState.FAILED:
             raise TransactionError(
                 f"{what}: the transaction has to be aborted, since {self.error}"
             ) from self.error
-        raise IllegalStateError(f"{what}: the producer is {self.state.value}")
+        raise IllegalStateError(f"{what}: the producer is {state.value}")
 
     def begun(self) -> None:
-        self.go(TransactionState.OPEN)
+        self.ended()
         self.error = None
+        self.unclean = False
+        self.go(TransactionState.OPEN)
+
+    def ended(self) -> None:
+        """The coordinator has ended it: there is nothing to be ended any more."""
         self.partitions.clear()
         self.groups.clear()
+        self.unsure = False
 
     def failed(self, error: BaseException) -> None:
         """Something of the open transaction has failed for good; the first reason is kept."""
-        if self.state in (TransactionState.OPEN, TransactionState.COMMITTING):
+        if self.state in (TransactionState.OPEN, TransactionState.FLUSHING, TransactionState.COMMITTING):
             self.error = error
+            self.unclean = True
             self.state = TransactionState.FAILED
 
     def fenced(self, error: BaseException) -> None:
@@ -94,10 +114,10 @@ class TransactionStates:
 
     @property
     def holds_anything(self) -> bool:
-        """Whether the coordinator knows of anything that is to be ended."""
-        return bool(self.partitions or self.groups)
+        """Whether the coordinator knows, or may know, of anything that is to be ended."""
+        return bool(self.partitions or self.groups or self.unsure)
 
     @property
     def may_send(self) -> bool:
-        """Whether batches go out: until the transaction has failed."""
-        return self.state in (TransactionState.OPEN, TransactionState.COMMITTING)
+        """Whether batches go out: until the transaction has failed, or is being ended."""
+        return self.state in (TransactionState.OPEN, TransactionState.FLUSHING)

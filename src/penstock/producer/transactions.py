@@ -1,7 +1,9 @@
-"""What a transactional producer says to coordinators. Lives in the engine's thread. Sources: KIP-98, KIP-360, KIP-447.
+"""What a transactional producer says to coordinators. Lives in the engine's thread. Sources: KIP-98, KIP-360, KIP-447, KIP-890.
 
-The protocol of transaction.version 0 and 1 is spoken, which every Kafka from 2.1 to 4.x takes: partitions are added before the first
-batch goes to them. Brokers of KIP-890 verify each batch against the coordinator by themselves.
+Two protocols are spoken, by the cluster's feature transaction.version. At 0 and 1, Kafka 2.1 to 3.x and what was upgraded from there,
+partitions and groups are added to the transaction before the first batch and the offsets go out. From 2 on brokers add them by themselves
+(Produce 12, TxnOffsetCommit 5), and each EndTxn answers with the epoch of the next transaction: whatever arrives late is refused. An
+EndTxn that is repeated, since its answer was lost, carries the epoch of its own transaction, and is answered with the next one again.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any
 from ..engine.client import CONTROL, ClusterClient
 from ..engine.connection import DisconnectedError
 from ..engine.coordinator import by_topic
-from ..errors import CommitFailedError, KafkaError, ProducerFencedError, TransactionError
+from ..errors import BrokerError, CommitFailedError, KafkaError, ProducerFencedError, TransactionError
 from ..protocol import Api, error_for, error_name, is_retriable
 from ..types import ConsumerGroupMetadata, OffsetAndMetadata, TopicPartition
 from .sequences import ProducerIdentity
@@ -24,17 +26,24 @@ _log = logging.getLogger("penstock.producer")
 
 _TRANSACTION = 1  # FindCoordinator's key type
 _NOT_COORDINATOR = frozenset({15, 16})
-_CONCURRENT_TRANSACTIONS = 51
-_CONCURRENT_BACKOFF_S = 0.02
+_INVALID_TXN_STATE = 48
+_TRANSACTION_ABORTABLE = 120
+CONCURRENT_TRANSACTIONS = 51
+CONCURRENT_BACKOFF_MS = 20
+"""The markers of the transaction before are still being written: that takes milliseconds."""
 _FENCED = frozenset({47, 90})  # INVALID_PRODUCER_EPOCH, PRODUCER_FENCED
 _GROUP_MOVED_ON = frozenset({22, 25, 82, 110, 113})
 """ILLEGAL_GENERATION, UNKNOWN_MEMBER_ID, FENCED_INSTANCE_ID, FENCED_MEMBER_EPOCH, STALE_MEMBER_EPOCH."""
 _KEEPS_EPOCH_SINCE = 3
 """The version of InitProducerId by which a producer raises its own epoch, and no other's (KIP-360)."""
+_VERSION_2 = ((Api.PRODUCE, 12), (Api.TXN_OFFSET_COMMIT, 5), (Api.END_TXN, 5))
+_HIGHEST_BEFORE = {Api.END_TXN: 4, Api.TXN_OFFSET_COMMIT: 4}
+_PRODUCE_BEFORE = 11
 
 
 class Transactions:
-    """One transactional producer's talk with its coordinator. `identity` is the sender's."""
+    """One transactional producer's talk with its coordinator. `identity` is the sender's; `by_version_2`: the transaction that is open, or
+    the next one, is one of transaction.version 2. It changes between two transactions only."""
 
     def __init__(
         self,
@@ -50,19 +59,40 @@ class Transactions:
         self._identity = identity
         self._timeout_ms = timeout_ms
         self._wake = wake
+        self.by_version_2 = False
         self._adding: set[TopicPartition] = set()
+        self._adders: set[asyncio.Task[Any]] = set()
         self._nodes: dict[tuple[int, str], int] = {}  # coordinators by (key type, key)
 
     # ------------------------------------------------------------ beginning
 
     async def initialize(self) -> None:
         """A producer id and an epoch; whoever had the id before is fenced, and what it left open is aborted."""
-        answer = await self._ask_for_identity(-1, -1)
-        self._identity.producer_id = int(answer.producer_id)
-        self._identity.epoch = int(answer.producer_epoch)
+        self._take(await self._ask_for_identity(-1, -1))
+        self.by_version_2 = self._offers_version_2()
         self.states.go(TransactionState.READY)
 
-    async def raise_epoch(self) -> None:
+    @property
+    def produce_version(self) -> int | None:
+        """The highest version of Produce that this transaction may use (None: any): 12 adds the partition by itself."""
+        return None if self.by_version_2 else _PRODUCE_BEFORE
+
+    def _offers_version_2(self) -> bool:
+        """What the newest features say that any broker has told of (KIP-584). A cluster may be up- or downgraded at any time; brokers take
+        a transaction to its end as it has begun."""
+        newest = self._client.newest_versions
+        if newest is None:
+            return self.by_version_2
+        return newest.features.levels.get("transaction.version", 0) >= 2 and all(
+            newest.reaches(api, version) for api, version in _VERSION_2
+        )
+
+    def _take(self, answer: Any) -> None:
+        """The id and epoch to go on with; the sequence numbers of each partition begin anew with it, at its next batch."""
+        self._identity.producer_id = int(answer.producer_id)
+        self._identity.epoch = int(answer.producer_epoch)
+
+    async def _raise_epoch(self) -> None:
         """After an abort: the sequence numbers begin anew, under the next epoch (KIP-360)."""
         connection = await self._client.any_connection()
         if (
@@ -75,9 +105,10 @@ class Transactions:
             )
             self.states.fenced(error)
             raise error
-        answer = await self._ask_for_identity(self._identity.producer_id, self._identity.epoch)
-        self._identity.producer_id = int(answer.producer_id)
-        self._identity.epoch = int(answer.producer_epoch)
+        try:
+            self._take(await self._ask_for_identity(self._identity.producer_id, self._identity.epoch))
+        except (BrokerError, TransactionError) as error:
+            raise self._refused_for_good(error) from error
 
     async def _ask_for_identity(self, producer_id: int, epoch: int) -> Any:
         return await self._request(
@@ -92,13 +123,22 @@ class Transactions:
     # ------------------------------------------------------------ in a transaction
 
     def want(self, partitions: Collection[TopicPartition]) -> None:
-        """Have the coordinator take these in; the sender is woken once it has."""
+        """Have the coordinator take these in; the sender is woken once it has. By version 2 the first batch itself does."""
+        if not self.states.may_send:
+            return
+        if self.by_version_2:
+            self.states.partitions.update(partitions)
+            return
         missing = set(partitions) - self.states.partitions - self._adding
-        if missing and self.states.may_send:
+        if missing:
             self._adding |= missing
-            self._client.engine.spawn(self._add(missing), "adding partitions to the transaction")
+            adder = self._client.engine.spawn(self._add(missing), "adding partitions to the transaction")
+            self._adders.add(adder)
+            adder.add_done_callback(self._adders.discard)
 
     async def _add(self, partitions: set[TopicPartition]) -> None:
+        """Until it is known whether they are in. Nobody ends the transaction before: an AddPartitionsToTxn that is repeated after EndTxn
+        would begin another one, which nobody ends."""
         topics = [
             {"name": topic, "partitions": sorted(numbers)} for topic, numbers in by_topic(partitions).items()
         ]
@@ -110,9 +150,9 @@ class Transactions:
                 v3_and_below_producer_id=self._identity.producer_id,
                 v3_and_below_producer_epoch=self._identity.epoch,
                 v3_and_below_topics=topics,
+                wanted=lambda: self.states.may_send,
             )
-            if self.states.may_send:
-                self.states.partitions |= partitions
+            self.states.partitions |= partitions
         except KafkaError as error:
             self.states.failed(error)
         finally:
@@ -122,7 +162,9 @@ class Transactions:
     async def send_offsets(
         self, offsets: Mapping[TopicPartition, OffsetAndMetadata], member: ConsumerGroupMetadata
     ) -> None:
-        """The group's offsets as part of the transaction, if this member's generation still holds (KIP-447)."""
+        """The group's offsets as part of the transaction, if this member's generation still holds (KIP-447).
+
+        Given up half way, the transaction has failed: without these offsets its records must not be committed."""
         states = self.states
         states.need("send_offsets_to_transaction()", TransactionState.OPEN)
         base: dict[str, Any] = {
@@ -131,12 +173,12 @@ class Transactions:
             "producer_epoch": self._identity.epoch,
             "group_id": member.group_id,
         }
+        states.unsure = True  # until it is answered; what has failed stays so
         try:
-            if member.group_id not in states.groups:
+            if not self.by_version_2 and member.group_id not in states.groups:
                 await self._request(
                     Api.ADD_OFFSETS_TO_TXN, f"adding group {member.group_id!r} to the transaction", **base
                 )
-                states.groups.add(member.group_id)
             topics = [
                 {
                     "name": topic,
@@ -154,35 +196,91 @@ class Transactions:
                 group_instance_id=member.group_instance_id,
                 topics=topics,
             )
+            states.groups.add(member.group_id)
+            states.unsure = False
         except KafkaError as error:
             states.failed(error)
             raise
+        except asyncio.CancelledError:
+            states.failed(TransactionError("sending offsets to it was given up before they were answered"))
+            raise
 
     async def end(self, *, commit: bool) -> None:
-        """EndTxn, until its outcome is known. Asked twice it does no harm."""
-        if self.states.holds_anything:
-            await self._request(
+        """EndTxn, until its outcome is known, and what has to be done before the next transaction. Called again after its time was over it
+        goes on where it was."""
+        while self._adders:
+            await asyncio.wait(self._adders)
+        states = self.states
+        if states.holds_anything:
+            answer = await self._end(commit)
+            states.ended()
+            if int(getattr(answer, "producer_id", -1)) >= 0:
+                self._take(answer)
+        was_2, now_2 = self.by_version_2, self._offers_version_2()
+        # Version 2 has a new epoch with each EndTxn. Its first transaction needs one too: else what is late of the one before, by
+        # version 1, would be taken for its own.
+        if not was_2 and (states.unclean or now_2):
+            await self._raise_epoch()
+        states.unclean = False
+        self.by_version_2 = now_2
+
+    async def _end(self, commit: bool) -> Any:
+        """The answer of EndTxn; None where the coordinator has nothing to abort."""
+        what = "committing the transaction" if commit else "aborting the transaction"
+        states = self.states
+        try:
+            return await self._request(
                 Api.END_TXN,
-                "committing the transaction" if commit else "aborting the transaction",
-                transactional_id=self.states.transactional_id,
+                what,
+                transactional_id=states.transactional_id,
                 producer_id=self._identity.producer_id,
                 producer_epoch=self._identity.epoch,
                 committed=commit,
             )
+        except TransactionError as error:
+            if commit:
+                states.failed(error)
+                raise
+            raise self._refused_for_good(error) from error
+        except BrokerError as error:
+            if not commit and not self.by_version_2 and error.code == _INVALID_TXN_STATE:
+                # Version 1 aborts only what it knows of: what we were unsure of has not arrived. A new epoch keeps it out.
+                states.unclean = True
+                return None
+            raise self._refused_for_good(error) from error
+
+    def _refused_for_good(self, error: KafkaError) -> ProducerFencedError:
+        """Trying again would not help, and how the transaction has ended is not for us to say: whoever takes the id over finds out."""
+        if isinstance(error, ProducerFencedError):
+            return error
+        self.states.fenced(error)
+        return ProducerFencedError(f"{error}; close this producer, and begin with a new one")
 
     # ------------------------------------------------------------ requests
 
-    async def _request(self, api: Api, what: str, *, group: str | None = None, **fields: Any) -> Any:
-        """One request to the transaction's coordinator, or the group's, tried again until the caller's time is over."""
+    async def _request(
+        self,
+        api: Api,
+        what: str,
+        *,
+        group: str | None = None,
+        wanted: Callable[[], bool] = lambda: True,
+        **fields: Any,
+    ) -> Any:
+        """One request to the transaction's coordinator, or the group's, tried again until the caller's time is over. Once it is not
+        `wanted` any more, it ends as soon as an answer tells that it was not done."""
         backoff = self._client.retry_backoff()
         key = (0, group) if group is not None else (_TRANSACTION, self.states.transactional_id)
         what = f"{what} (transactional id {self.states.transactional_id!r})"
+        at_most = None if self.by_version_2 else _HIGHEST_BEFORE.get(api)
         while True:
             code = 0
             try:
                 if key not in self._nodes:
                     self._nodes[key] = await self._client.find_coordinator(key[1], key[0])
-                answer = await self._client.request(api, node_id=self._nodes[key], purpose=CONTROL, **fields)
+                answer = await self._client.request(
+                    api, node_id=self._nodes[key], purpose=CONTROL, at_most=at_most, **fields
+                )
                 code = _gravest(answer)
             except DisconnectedError as error:
                 _log.debug("%s: %s", what, error)
@@ -190,25 +288,30 @@ class Transactions:
             else:
                 if code == 0:
                     return answer
+                self._refuse(code, what, wanted())
                 if code in _NOT_COORDINATOR:
                     self._nodes.pop(key, None)
-                elif code in _FENCED:
-                    fenced = ProducerFencedError(
-                        f"{what}: {error_name(code)}: another producer has taken it over, or the transaction took longer than "
-                        "transaction.timeout.ms and was aborted; close this producer"
-                    )
-                    self.states.fenced(fenced)
-                    raise fenced
-                elif code in _GROUP_MOVED_ON:
-                    raise CommitFailedError(
-                        f"{what}: {error_name(code)}: the group has rebalanced, and the partitions belong to others"
-                    )
-                elif not is_retriable(code):
-                    raise error_for(code, what)
                 _log.debug("%s: %s", what, error_name(code))
-            await asyncio.sleep(
-                _CONCURRENT_BACKOFF_S if code == _CONCURRENT_TRANSACTIONS else backoff.next_ms() / 1000
+            wait_ms = CONCURRENT_BACKOFF_MS if code == CONCURRENT_TRANSACTIONS else backoff.next_ms()
+            await asyncio.sleep(wait_ms / 1000)
+
+    def _refuse(self, code: int, what: str, wanted: bool) -> None:
+        """Raise what an error code means, unless another try may mend it."""
+        if code in _FENCED:
+            fenced = ProducerFencedError(
+                f"{what}: {error_name(code)}: another producer has taken it over, or the transaction took longer than "
+                "transaction.timeout.ms and was aborted; close this producer"
             )
+            self.states.fenced(fenced)
+            raise fenced
+        if code == _TRANSACTION_ABORTABLE:
+            raise TransactionError(f"{what}: {error_name(code)}: abort it, and begin another")
+        if code in _GROUP_MOVED_ON:
+            raise CommitFailedError(
+                f"{what}: {error_name(code)}: the group has rebalanced, and the partitions belong to others"
+            )
+        if not is_retriable(code) or not wanted:
+            raise error_for(code, what)
 
 
 def _offset(partition: int, entry: OffsetAndMetadata) -> dict[str, Any]:

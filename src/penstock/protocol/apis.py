@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
-from typing import Final
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 from ..errors import UnsupportedVersionError
 
@@ -49,7 +50,10 @@ class Api(IntEnum):
 
 
 SPOKEN: Final[dict[Api, tuple[int, int]]] = {
-    Api.PRODUCE: (3, 12),  # 13 names topics by id alone
+    Api.PRODUCE: (
+        3,
+        12,
+    ),  # 12 belongs to transaction.version 2, within a transaction; 13 names topics by id alone
     Api.FETCH: (4, 17),  # encoded and decoded by the native fetch loop
     Api.LIST_OFFSETS: (1, 10),
     Api.METADATA: (1, 13),
@@ -70,8 +74,8 @@ SPOKEN: Final[dict[Api, tuple[int, int]]] = {
     Api.OFFSET_FOR_LEADER_EPOCH: (2, 4),
     Api.ADD_PARTITIONS_TO_TXN: (0, 3),  # from 4 on between brokers
     Api.ADD_OFFSETS_TO_TXN: (0, 4),
-    Api.END_TXN: (0, 4),  # 5 belongs to transaction.version 2 (KIP-890)
-    Api.TXN_OFFSET_COMMIT: (0, 4),  # likewise
+    Api.END_TXN: (0, 5),  # 5 belongs to transaction.version 2 (KIP-890)
+    Api.TXN_OFFSET_COMMIT: (0, 5),  # likewise
     Api.DESCRIBE_CONFIGS: (1, 4),
     Api.CREATE_PARTITIONS: (0, 3),
     Api.DELETE_GROUPS: (0, 2),
@@ -114,17 +118,36 @@ MAY_BE_ABSENT: Final[dict[Api, frozenset[str]]] = {
 Any other name that a request does not have is a mistake of the caller."""
 
 
+class Features(NamedTuple):
+    """What a cluster has switched on for all its brokers (KIP-584). `epoch` rises with each change; -1: the broker did not say.
+    `levels`: the finalized level by the feature's name."""
+
+    epoch: int = -1
+    levels: Mapping[str, int] = MappingProxyType({})
+
+
+NO_FEATURES: Final = Features()
+
+
 class BrokerVersions:
     """What one broker answered to ApiVersions, met with what penstock speaks."""
 
-    def __init__(self, broker: str, ranges: Iterable[tuple[int, int, int]]) -> None:
+    def __init__(
+        self, broker: str, ranges: Iterable[tuple[int, int, int]], features: Features = NO_FEATURES
+    ) -> None:
         """`broker` names it in errors; `ranges` holds (api key, lowest version, highest version)."""
+        self.features = features
         self._broker = broker
         self._ranges = {key: (low, high) for key, low, high in ranges}
 
     def offers(self, api: Api) -> bool:
         """Whether both sides have a version of this request in common."""
         return self._common(api) is not None
+
+    def reaches(self, api: Api, version: int) -> bool:
+        """Whether both sides have this version of this request, or a higher one."""
+        common = self._common(api)
+        return common is not None and common[1] >= version
 
     def pick(self, api: Api, at_most: int | None = None) -> int:
         """The highest version in common (at most `at_most`). UnsupportedVersionError where there is none."""

@@ -20,7 +20,7 @@ from kio.serial import entity_reader, entity_writer
 from kio.static.constants import EntityType
 
 from ..errors import ProtocolError
-from .apis import MAY_BE_ABSENT, Api
+from .apis import MAY_BE_ABSENT, Api, Features
 
 _UNSUPPORTED_VERSION = 35
 _CORRELATION_ID_BYTES = 4
@@ -96,8 +96,8 @@ def _with_nested(cls: Any) -> list[Any]:
     return found
 
 
-def read_api_versions(version: int, frame: bytes) -> tuple[int, list[tuple[int, int, int]]]:
-    """(error code, [(api key, lowest, highest)]) of an ApiVersions response.
+def read_api_versions(version: int, frame: bytes) -> tuple[int, list[tuple[int, int, int]], Features]:
+    """(error code, [(api key, lowest, highest)], what the cluster has switched on) of an ApiVersions response.
 
     A broker that does not know the version asked for answers with UNSUPPORTED_VERSION in version 0, whatever was asked
     (KIP-511); its list still tells which version to ask for.
@@ -106,9 +106,12 @@ def read_api_versions(version: int, frame: bytes) -> tuple[int, list[tuple[int, 
         raise ProtocolError(f"an API_VERSIONS response of {len(frame)} bytes is too short")
     (error_code,) = struct.unpack_from(">h", frame, 4)
     response = decode_response(Api.API_VERSIONS, 0 if error_code == _UNSUPPORTED_VERSION else version, frame)
-    return int(error_code), [
-        (int(k.api_key), int(k.min_version), int(k.max_version)) for k in response.api_keys
-    ]
+    ranges = [(int(k.api_key), int(k.min_version), int(k.max_version)) for k in response.api_keys]
+    epoch = int(getattr(response, "finalized_features_epoch", -1))
+    if epoch < 0:  # then the levels say nothing
+        return int(error_code), ranges, Features()
+    levels = {str(feature.name): int(feature.max_version_level) for feature in response.finalized_features}
+    return int(error_code), ranges, Features(epoch, levels)
 
 
 @cache

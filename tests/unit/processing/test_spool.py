@@ -19,7 +19,7 @@ from penstock.processing import finished
 from penstock.processing.failure import FailurePolicy
 from penstock.processing.lanes import Load, RecordLane
 from penstock.processing.progress import PartitionProgress
-from penstock.processing.spool import journal
+from penstock.processing.spool import Spool, journal
 from penstock.processing.spool.disk import JOURNAL_NAME, DamagedError, Disk
 from penstock.processing.spool.format import SEGMENT, Identity, decode_entries
 from penstock.processing.spool.journal import JournalState, Resting

@@ -263,3 +263,53 @@ def test_without_epochs_left_another_producer_id_is_asked_for() -> None:
     identity.producer_id, identity.epoch = 8, 0
     sequences.number(second, identity)
     assert (second.producer_id, second.epoch, second.base_sequence) == (8, 0, 0)
+
+
+def transactional(epoch: int = 3) -> tuple[PartitionSequences, ProducerIdentity]:
+    return PartitionSequences(), ProducerIdentity(7, epoch, "x")
+
+
+def numbered(sequences: PartitionSequences, identity: ProducerIdentity, count: int = 1) -> Batch:
+    batch = Batch((0,), count)
+    sequences.number(batch, identity)
+    return batch
+
+
+def test_a_transactional_producers_epoch_is_taken_over_with_the_next_batch() -> None:
+    sequences, identity = transactional()
+    first = numbered(sequences, identity, 4)
+    assert (first.producer_id, first.epoch, first.base_sequence) == (7, 3, 0)
+    sequences.stored(first)
+    again = numbered(sequences, identity)
+    assert (again.epoch, again.base_sequence) == (3, 4), "the same epoch: by transaction.version 1 it goes on"
+    sequences.stored(again)
+    identity.epoch = 4
+    assert sequences.may_send_new()
+    new = numbered(sequences, identity)
+    assert (new.epoch, new.base_sequence) == (4, 0)
+    assert not sequences.may_send_new(), "the first of an epoch goes alone"
+    sequences.stored(new)
+    identity.producer_id, identity.epoch = 8, 0
+    other = numbered(sequences, identity)
+    assert (other.producer_id, other.epoch, other.base_sequence) == (8, 0, 0)
+
+
+def test_a_transactional_producer_never_raises_its_epoch_by_itself() -> None:
+    """The coordinator's markers would not end what is written under an epoch that it does not know."""
+    sequences, identity = transactional()
+    sequences.stored(numbered(sequences, identity))
+    lost = numbered(sequences, identity)
+    sequences.given_up(lost, surely_not_stored=True)
+    assert numbered(sequences, identity).base_sequence == -1
+    identity.epoch += 1
+    assert numbered(sequences, identity).base_sequence == 0
+
+
+def test_who_comes_after_another_may_have_overtaken_it() -> None:
+    sequences, identity = transactional()
+    sequences.stored(numbered(sequences, identity))
+    first, second = numbered(sequences, identity), numbered(sequences, identity)
+    assert not sequences.comes_after_another(first) and sequences.comes_after_another(second)
+    sequences.stored(first)
+    assert not sequences.comes_after_another(second)
+    assert not sequences.comes_after_another(first)

@@ -15,7 +15,9 @@ from penstock.errors import AuthorizationError, GroupError, ProtocolError, Unsup
 from penstock.protocol import (
     Api,
     BrokerVersions,
+    Features,
     decode_response,
+    encode_answer,
     encode_request,
     error_for,
     error_name,
@@ -132,7 +134,17 @@ def _frame(response_type: type, throttle_ms: int) -> bytes:
 def test_a_broker_that_knows_only_old_api_versions_is_understood() -> None:
     """KIP-511: whatever was asked, the refusal comes in version 0 and lists what the broker speaks."""
     body = struct.pack(">hi", 35, 2) + struct.pack(">hhh", 18, 0, 2) + struct.pack(">hhh", 3, 0, 7)
-    assert read_api_versions(3, struct.pack(">i", 1) + body) == (35, [(18, 0, 2), (3, 0, 7)])
+    assert read_api_versions(3, struct.pack(">i", 1) + body) == (35, [(18, 0, 2), (3, 0, 7)], Features())
+
+
+def test_features_count_where_the_broker_knows_their_epoch() -> None:
+    """KIP-584: the levels are tagged fields of versions 3 and later, and mean nothing at epoch -1."""
+    features = [{"name": "transaction.version", "max_version_level": 2, "min_version_level": 2}]
+    for version, epoch, expected in ((4, 9, Features(9, {"transaction.version": 2})), (3, -1, Features())):
+        body = encode_answer(
+            Api.API_VERSIONS, version, finalized_features_epoch=epoch, finalized_features=features
+        )
+        assert read_api_versions(version, struct.pack(">i", 1) + body)[2] == expected
 
 
 def test_the_highest_common_version_is_chosen_and_none_says_so() -> None:
@@ -140,6 +152,9 @@ def test_the_highest_common_version_is_chosen_and_none_says_so() -> None:
     assert versions.pick(Api.METADATA) == 7
     assert versions.pick(Api.METADATA, at_most=4) == 4
     assert not versions.offers(Api.FETCH)
+    assert versions.reaches(Api.METADATA, 7)
+    assert not versions.reaches(Api.METADATA, 8)
+    assert not versions.reaches(Api.FETCH, 4)
     with pytest.raises(
         UnsupportedVersionError, match=r"b:9092 offers versions 20 to 25 of FETCH, penstock speaks 4 to 17"
     ):

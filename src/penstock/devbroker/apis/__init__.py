@@ -53,8 +53,14 @@ class Call:
     @property
     def served(self) -> tuple[Api, ...]:
         """What this broker offers, by its options."""
-        consumer = "consumer" in self.cluster.options.values["group.coordinator.rebalance.protocols"]
-        return tuple(api for api in APIS.values() if consumer or api.key not in CONSUMER_GROUP_APIS)
+        options = self.cluster.options
+        consumer = "consumer" in options.values["group.coordinator.rebalance.protocols"]
+        before = VERSIONS_BEFORE_2 if options.number("transaction.version") < 2 else {}
+        return tuple(
+            api._replace(high=before.get(api.key, api.high))
+            for api in APIS.values()
+            if consumer or api.key not in CONSUMER_GROUP_APIS
+        )
 
 
 class Api(NamedTuple):
@@ -93,12 +99,11 @@ APIS: dict[int, Api] = {
         Api(21, "delete_records", 0, 2),
         Api(22, "init_producer_id", 0, 5),
         Api(23, "offset_for_leader_epoch", 2, 4),
-        # From version 4 on AddPartitionsToTxn is for brokers (KIP-890); EndTxn 5 and TxnOffsetCommit 5 belong to the
-        # feature transaction.version 2, which this broker does not announce.
+        # From version 4 on AddPartitionsToTxn is for brokers (KIP-890).
         Api(24, "add_partitions_to_txn", 0, 3),
         Api(25, "add_offsets_to_txn", 0, 4),
-        Api(26, "end_txn", 0, 4),
-        Api(28, "txn_offset_commit", 0, 4),
+        Api(26, "end_txn", 0, 5),
+        Api(28, "txn_offset_commit", 0, 5),
         Api(32, "describe_configs", 1, 4),
         Api(37, "create_partitions", 0, 3),
         Api(42, "delete_groups", 0, 2),
@@ -112,3 +117,5 @@ APIS: dict[int, Api] = {
 }
 
 CONSUMER_GROUP_APIS = frozenset({68, 69})  # KIP-848
+VERSIONS_BEFORE_2 = {26: 4, 28: 4}
+"""The highest ones by the key, without the feature transaction.version 2 (KIP-890)."""

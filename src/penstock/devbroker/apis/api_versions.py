@@ -1,4 +1,4 @@
-"""ApiVersions (key 18): what this broker speaks (KIP-35, KIP-511)."""
+"""ApiVersions (key 18): what this broker speaks (KIP-35, KIP-511), and the features it has switched on (KIP-584)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ from . import APIS, Api, Call, Fields
 
 
 def handle(call: Call) -> Fields:
-    return answer(0, call.served)
+    level = call.cluster.options.number("transaction.version")
+    feature = {"name": "transaction.version", "max_version_level": level, "min_version_level": level}
+    supported = {"name": "transaction.version", "min_version": 0, "max_version": 2}
+    return {
+        **answer(0, call.served),
+        "supported_features": [supported]
+        if call.version > 3
+        else [],  # a lowest level of 0 came with version 4
+        "finalized_features_epoch": 1,
+        "finalized_features": [feature],
+    }
 
 
 def answer(code: int, apis: Iterable[Api] = ()) -> Fields:

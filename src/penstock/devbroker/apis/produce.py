@@ -73,6 +73,10 @@ def check_request(call: Call, partition: TopicPartition, data: bytes) -> None:
     if call.version < 7 and header.codec == ZSTD:
         raise RequestRefused(Code.UNSUPPORTED_COMPRESSION_TYPE, "zstd needs Produce version 7 (KIP-110)")
     if header.is_transactional:
+        if call.version >= 12:  # the batch itself takes its partition into the transaction (KIP-890)
+            call.transactions.take_in(
+                call.body.transactional_id, header.producer_id, header.producer_epoch, [partition]
+            )
         code = call.transactions.machine.may_write(header.producer_id, header.producer_epoch, partition)
         if code is not Code.NONE:
             raise RequestRefused(

@@ -14,6 +14,10 @@ from .offset_commit import answer, gather
 
 async def handle(call: Call) -> Fields:
     body = call.body
+    if call.version >= 5:  # the offsets themselves take their group into the transaction (KIP-890)
+        call.transactions.take_in(
+            body.transactional_id, body.producer_id, body.producer_epoch, group_id=body.group_id
+        )
     code = call.transactions.machine.may_commit_offsets(
         body.transactional_id, body.producer_id, body.producer_epoch, body.group_id
     )

@@ -214,6 +214,7 @@ class SpooledIntake(Intake):
 
     async def mend(self) -> None:
         """Between two polls: what cannot be read from disk is fetched again."""
+        await super().mend()
         lost = [(tp, feed) for tp, feed in self._feeds.items() if feed.lost]
         for tp, feed in lost:
             feed.lost = False
@@ -227,6 +228,9 @@ class SpooledIntake(Intake):
     async def _seek(self, tp: TopicPartition, place: int | OffsetAndMetadata) -> None:
         with contextlib.suppress(IllegalStateError):  # it is lost already, and the next poll() will say so
             await self._consumer.seek(tp, place)
+
+    def _is_paused(self, tp: TopicPartition) -> bool:
+        return tp in self._paused
 
     def _lose(self, feed: Feed) -> None:
         feed.lost = True
