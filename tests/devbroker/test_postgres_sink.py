@@ -108,7 +108,7 @@ def test_types(database: Database, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["encoder", "python"])
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     key=st.binary(max_size=20),
     text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=50),
@@ -135,7 +135,7 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(JSON, min_size=1, max_size=8))
 def test_both_ways_make_the_same_rows_of_any_json(database: Database, values: list[Any]) -> None:
     """Natively, and in Python where a column has a function."""

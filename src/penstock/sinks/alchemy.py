@@ -173,10 +173,8 @@ def _is_partial(index: Mapping[str, Any]) -> bool:
 
 def _form(kind: Any) -> Any:
     """The form of values.py for a column of this type, and the type, where values need it."""
-    for of, form in _FORMS:
-        if isinstance(kind, of):
-            break
-    else:
+    form = next((form for of, form in _FORMS if isinstance(kind, of)), None)
+    if form is None:
         return "any"
     if form == "time" and not kind.timezone:
         form = "naive"

@@ -6,7 +6,7 @@ import logging
 import random
 import threading
 import time
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -65,7 +65,7 @@ class Target(Protocol[S_contra]):
         """Within a transaction."""
 
 
-class StoringSink(Refusing, Generic[S]):
+class StoringSink(Refusing, ABC, Generic[S]):
     """The contract's calls. What a database has of its own are `_connected`, the target and the offsets.
 
     `_session` and what is known of the offsets are written under `_one`. `rows`: stored since the sink was made.
