@@ -1,4 +1,4 @@
-"""Processors in processes of their own, for tests that kill them: python -m tests.support.processors copy|store ...
+"""Processors in processes of their own, for tests that kill them: python -m tests.support.processors copy|store|mail ...
 
 Each prints a line for each hundred records that it has begun, so that a test can kill it in the midst of work.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from penstock import Output, PostgresSink, Processor
+from penstock import Deduplicate, Output, PostgresSink, Processor, Retry, SqliteStore
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,5 +74,26 @@ def store(bootstrap_servers: str, group: str, topic: str, dsn: str) -> None:
     processor.run()
 
 
+def mail(bootstrap_servers: str, group: str, topic: str, path: str, effects: str) -> None:
+    """Each record of `topic` has an effect that no transaction holds: a line in a file, its id."""
+    deduplicate = Deduplicate(SqliteStore(path), lease="1s", namespace="mails")
+    # A static member takes the place of the one that was killed at once.
+    config = config_of(bootstrap_servers, group) | {"group.instance.id": "one"}
+    processor = Processor(config, commit_interval="20ms")
+    lines = os.open(effects, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    @processor.handler(
+        topic, concurrency=20, deduplicate=deduplicate, retry=Retry(attempts=None, backoff="5ms")
+    )
+    async def handle(record: Any) -> None:
+        await asyncio.sleep(random.random() * 0.02)
+        if random.random() < 0.05:
+            raise ConnectionError("before the effect")
+        os.write(lines, f"{deduplicate.id_of(record)}\n".encode())
+        await asyncio.sleep(random.random() * 0.005)
+
+    processor.run()
+
+
 if __name__ == "__main__":
-    {"copy": copy, "store": store}[sys.argv[1]](*sys.argv[2:])
+    {"copy": copy, "store": store, "mail": mail}[sys.argv[1]](*sys.argv[2:])

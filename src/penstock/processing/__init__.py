@@ -1,6 +1,7 @@
 """Handlers in parallel, in order, with retries, dead letters and offsets that never pass unfinished work."""
 
 from .breaker import CircuitBreaker
+from .deduplication import Deduplicate
 from .failure import DeadLetter, Reject, Retry, RetryThis, RetryTopic, Skip, SkipRecord, Stop
 from .health import Health
 from .processor import Processor
@@ -9,6 +10,7 @@ from .work import Output
 __all__ = [
     "CircuitBreaker",
     "DeadLetter",
+    "Deduplicate",
     "Health",
     "Output",
     "Processor",

@@ -6,21 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..settings import HandlerSpec
-from ..work import Executor
+from ..work import Executor, Handler
 from .coroutines import CoroutineExecutor
 from .threads import ThreadExecutor
 
 
-def executor_of(spec: HandlerSpec, config: Mapping[str, Any]) -> tuple[Executor, int]:
-    """And how many works it may have at once. `config`: the consumer's options, for the deserializers that processes run."""
+def executor_of(
+    spec: HandlerSpec, config: Mapping[str, Any], guard: Handler | None = None
+) -> tuple[Executor, int]:
+    """And how many works it may have at once. `config`: the consumer's options, for the deserializers that processes run. `guard` is called
+    in the handler's place."""
+    handler = guard or spec.function
     if spec.executor == "async":
-        return CoroutineExecutor(spec.function), spec.concurrency
+        return CoroutineExecutor(handler), spec.concurrency
     if spec.executor == "thread":
-        return ThreadExecutor(spec.function, name=spec.name), spec.concurrency
+        return ThreadExecutor(handler, name=spec.name), spec.concurrency
     from .processes import MOST_IN_FRAME, ProcessExecutor
 
     executor = ProcessExecutor(
-        spec.function,
+        handler,
         processes=spec.concurrency,
         key_deserializer=config.get("key.deserializer"),
         value_deserializer=config.get("value.deserializer"),
