@@ -25,10 +25,11 @@ from penstock import (
     Reject,
     Retry,
     RetryTopic,
+    Skip,
     SqliteStore,
     TopicPartition,
 )
-from penstock.errors import DeduplicationError, HandlerStoppedError
+from penstock.errors import DeduplicationError, HandlerStoppedError, HandlerTimeoutError
 from penstock.processing import dead_letters
 from penstock.processing.deduplication import Answer
 from tests.devbroker.test_processor import Running, all_of, committed, made, processor_of, until
@@ -213,6 +214,39 @@ def test_a_store_that_is_away_is_no_attempt_and_no_dead_letter(broker: DevBroker
         until(lambda: sum(committed(broker, group, topic).values()) == 50, "all committed")
     assert seen == Counter(dict.fromkeys(range(50), 1) | {7: 2}), "an effect that was done is not repeated"
     assert not all_of(broker, dead)
+
+
+def test_a_store_that_hangs_is_no_attempt_either(broker: DevBroker) -> None:
+    """The handler's timeout ends the waiting, not the record's chances; handlers that hang are ended as ever."""
+    topic, group = made(broker, 20, keys=20), uuid.uuid4().hex
+    gate, seen, hung = threading.Event(), Counter[bytes](), Counter[bytes]()
+
+    class Hanging(MemoryStore):
+        def claim(self, ids: Sequence[bytes], owner: str, lease_ms: int) -> list[Answer]:
+            assert gate.wait(60)
+            return super().claim(ids, owner, lease_ms)
+
+    processor = processor_of(broker, group)
+
+    @processor.handler(
+        topic,
+        concurrency=5,
+        timeout="100ms",
+        on_error={HandlerTimeoutError: Retry(attempts=2, backoff="1ms", then=Skip())},
+        deduplicate=Deduplicate(Hanging()),
+    )
+    async def handle(record: Any) -> None:
+        if record.value == b"7":
+            hung[record.value] += 1
+            await asyncio.sleep(1_000)
+        seen[record.value] += 1
+
+    with Running(processor) as running:
+        until(lambda: counted(processor, "postponed") > 20, "some tries")
+        assert not seen and not hung and running.error is None and counted(processor, "failed_calls") == 0
+        gate.set()
+        until(lambda: sum(committed(broker, group, topic).values()) == 20, "all committed")
+    assert seen == Counter(b"%d" % n for n in range(20) if n != 7) and hung == {b"7": 2}
 
 
 def test_a_store_that_refuses_ends_the_processor(broker: DevBroker) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -101,6 +102,7 @@ def won(store: DeduplicationStore, owner: str, ids: Sequence[bytes]) -> list[byt
             for each, answer in zip(part, store.claim(part, owner, 600_000), strict=True)
             if answer == "new"
         ]
+        time.sleep(0.001)  # who waits for a file's lock sleeps longer and longer, and would come to nothing
     store.close()
     return got
 

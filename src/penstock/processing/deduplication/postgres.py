@@ -189,7 +189,11 @@ class PostgresStore:
             with connection.transaction():
                 for statement in _CREATE:
                     connection.execute(self._sql(statement))
-        except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable):
+        except (
+            psycopg.errors.UniqueViolation,
+            psycopg.errors.DuplicateTable,
+            psycopg.errors.DuplicateObject,
+        ):
             pass
 
     def __repr__(self) -> str:
