@@ -87,6 +87,30 @@ def test_a_group_whose_offsets_are_rewound_does_not_repeat_effects(
     assert len(lines) == len(set(lines)) == 300
 
 
+def test_a_worker_that_died_leaves_no_claim_behind(
+    broker: DevBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its record is tried again long before the lease is over."""
+    topic, group, effects = made(broker, 30), uuid.uuid4().hex, tmp_path / "effects"
+    monkeypatch.setenv("PENSTOCK_TEST_EFFECTS", str(effects))
+    with KafkaProducer(bootstrap_servers=broker.bootstrap_servers) as producer:
+        for value in (b"die", b"hang", b"die"):
+            producer.send(topic, value)
+    processor = processor_of(broker, group)
+    processor.handler(
+        topic,
+        executor="process",
+        timeout="2s",
+        retry=Retry(attempts=2, backoff="1ms"),
+        deduplicate=Deduplicate(SqliteStore(tmp_path / "done.db"), lease="1h"),
+    )(handlers.note_or_die)
+    with Running(processor) as running:
+        until(lambda: sum(committed(broker, group, topic).values()) == 33 or running.error, "all committed")
+        assert running.error is None
+    lines = effects.read_bytes().split()
+    assert len(lines) == len(set(lines)) == 33
+
+
 def test_a_business_key_is_done_once_in_whatever_group_has_the_namespace(broker: DevBroker) -> None:
     topic, seen, store = made(broker, 200, keys=40), Counter[bytes](), MemoryStore()
 

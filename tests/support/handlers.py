@@ -44,6 +44,17 @@ def text(raw: bytes) -> str:
     return raw.decode()
 
 
+def note_or_die(record: Any) -> None:
+    """note(), but the first time it dies, or hangs, where the value says so."""
+    mark = Path(f"{os.environ['PENSTOCK_TEST_EFFECTS']}.{record.partition}-{record.offset}")
+    if record.value in (b"die", b"hang") and not mark.exists():
+        mark.touch()
+        if record.value == b"die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(1000)
+    note(record)
+
+
 def note(given: Any) -> None:
     """Effects that can be counted: a line for each record, in the file that the environment names."""
     records = [given] if isinstance(given, ConsumerRecord) else given

@@ -29,9 +29,13 @@ class Claims:
     the store is there again, and never 'new', unless its lease was over and another has taken it.
     """
 
-    def __init__(self, store: DeduplicationStore, *, name: str, lease_ms: int, expires_ms: int) -> None:
+    def __init__(
+        self, store: DeduplicationStore, *, name: str, lease_ms: int, expires_ms: int, family: str = ""
+    ) -> None:
+        """`family`: what the owners of a handler's processes have in common; if not given, a new one."""
         self.store = store
-        self.owner = f"{os.getpid():x}-{os.urandom(8).hex()}"
+        self._family = family or os.urandom(8).hex()
+        self.owner = self._owner_of(os.getpid())
         self.lease_ms = lease_ms
         self._name = name
         self._expires_ms = expires_ms
@@ -70,13 +74,17 @@ class Claims:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """For another owner's: Claims(**settings)."""
+        """For those of a worker process: Claims(**settings)."""
         return {
             "store": self.store,
             "name": self._name,
             "lease_ms": self.lease_ms,
             "expires_ms": self._expires_ms,
+            "family": self._family,
         }
+
+    def _owner_of(self, pid: int) -> str:
+        return f"{self._family}-{pid:x}"
 
     @property
     def owed(self) -> int:
@@ -114,11 +122,12 @@ class Claims:
                         self.lease_ms / 1000,
                     )
 
-    def release(self, ids: Sequence[bytes]) -> None:
-        """Never fails: a claim that is not given back ends with its lease, and we may claim it again until then."""
+    def release(self, ids: Sequence[bytes], pid: int | None = None) -> None:
+        """Never fails: a claim that is not given back ends with its lease, and we may claim it again until then. `pid`: a worker's."""
+        owner = self.owner if pid is None else self._owner_of(pid)
         try:
             for part in _parts(ids):
-                self.store.release(part, self.owner)
+                self.store.release(part, owner)
         except Exception as error:
             _log.debug("%s: %d claims could not be given back: %s", self._name, len(ids), error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import logging
@@ -59,11 +60,25 @@ class Guard:
             )
         self.claims.store.close()
 
+    def worker_died(self, payload: Payload, pid: int) -> None:
+        """It was at this: its claims are given back, since who knows that it is dead need not wait for their lease."""
+        with contextlib.suppress(
+            Exception
+        ):  # of a function that cannot tell the id: then nothing was claimed
+            ids = {self._identity.of(record) for record in self._records(payload)} - {None}
+            self.claims.release(list(ids), pid=pid)  # type: ignore[arg-type]
+
     # ------------------------------------------------------------ one call
 
+    def __call__(self, payload: Payload) -> Any:
+        """What an executor calls: see the handler's."""
+        raise NotImplementedError
+
+    def _records(self, payload: Payload) -> Sequence[ConsumerRecord]:
+        return payload if self._batch else (payload,)  # type: ignore[return-value]
+
     def _steps(self, payload: Payload) -> Steps[Any]:
-        records: Sequence[ConsumerRecord] = payload if self._batch else (payload,)  # type: ignore[assignment]
-        ids = [self._identity.of(record) for record in records]
+        ids = [self._identity.of(record) for record in self._records(payload)]
         wanted = list(dict.fromkeys(each for each in ids if each is not None))
         if not self.claims.hold(wanted):
             raise NotNow("this process is at the same id")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..deduplication.guard import Guard
 from ..settings import HandlerSpec
 from ..work import Executor, Handler
 from .coroutines import CoroutineExecutor
@@ -12,11 +13,11 @@ from .threads import ThreadExecutor
 
 
 def executor_of(
-    spec: HandlerSpec, config: Mapping[str, Any], guard: Handler | None = None
+    spec: HandlerSpec, config: Mapping[str, Any], guard: Guard | None = None
 ) -> tuple[Executor, int]:
     """And how many works it may have at once. `config`: the consumer's options, for the deserializers that processes run. `guard` is called
     in the handler's place."""
-    handler = guard or spec.function
+    handler: Handler = guard or spec.function
     if spec.executor == "async":
         return CoroutineExecutor(handler), spec.concurrency
     if spec.executor == "thread":
@@ -29,5 +30,6 @@ def executor_of(
         key_deserializer=config.get("key.deserializer"),
         value_deserializer=config.get("value.deserializer"),
         batches=bool(spec.batch),
+        on_death=None if guard is None else guard.worker_died,
     )
     return executor, spec.concurrency * (1 if spec.batch else MOST_IN_FRAME)
