@@ -24,6 +24,7 @@ FUZZ_SMOKE_SECONDS ?= 2
 SOAK_MINUTES ?= 30
 SOAK_ARGS ?=
 SOAK_REBALANCES ?= 1000000
+SOAK_PROCESSING_MINUTES ?= 10
 WORLD ?= cooperative
 SEED ?= 0
 
@@ -104,12 +105,14 @@ test-python: $(NATIVE_STAMP)
 .PHONY: bench fuzz sim soak
 bench: check-kafka $(NATIVE_STAMP) ## penstock beside other clients, on a real broker (BENCH_ARGS='--quick')
 	$(PY) -m benchmarks $(BENCH_ARGS)
+	$(if $(filter groups processing,$(BENCH_ARGS)),,$(PY) -m benchmarks processing $(filter --quick --write,$(BENCH_ARGS)))
 
 sim: $(NATIVE_STAMP) ## one seed of the simulation of groups, with a trace (SEED=7, WORLD=consumer)
 	@$(PY) tools/simulation.py --world $(WORLD) --seed $(SEED)
 
-soak: check-soak $(NATIVE_STAMP) ## a million simulated rebalances, then the demo on three real brokers killed in turn (SOAK_MINUTES=30)
+soak: check-soak $(NATIVE_STAMP) ## a million simulated rebalances, a processor's memory, the demo on three real brokers killed in turn (SOAK_MINUTES=30)
 	$(PY) tools/simulation.py --rebalances $(SOAK_REBALANCES) --processes 2
+	$(PY) tools/soak_processing.py --minutes $(SOAK_PROCESSING_MINUTES)
 	$(PY) tools/soak.py --minutes $(SOAK_MINUTES) $(SOAK_ARGS)
 
 $(CARGO_FUZZ):

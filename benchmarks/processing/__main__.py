@@ -22,6 +22,7 @@ from penstock.admin import NewTopic
 HERE = Path(__file__).parents[1]
 BEGIN = "<!-- begin of the generated section: python -m benchmarks processing --write -->"
 END = "<!-- end of the generated section of processing -->"
+FRONT_BEGIN, FRONT_END = "<!-- bench processing: begin -->", "<!-- bench processing: end -->"
 PARTITIONS, KEYS = 3, 10_000
 TIMEOUT_S = 120.0
 
@@ -55,7 +56,9 @@ def main(given: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="fewer records, one round")
     parser.add_argument("--bootstrap", help="a broker that runs already")
-    parser.add_argument("--write", action="store_true", help="write the tables into benchmarks/README.md")
+    parser.add_argument(
+        "--write", action="store_true", help="write the tables into benchmarks/README.md and README.md"
+    )
     arguments = parser.parse_args(given)
     count, rounds = (200_000, 1) if arguments.quick else (1_000_000, arguments.rounds)
     where = report.machine()
@@ -73,6 +76,7 @@ def main(given: Sequence[str]) -> int:
     print(page)
     if arguments.write:
         report.replace_section(HERE / "README.md", BEGIN, END, page)
+        report.replace_section(HERE.parent / "README.md", FRONT_BEGIN, FRONT_END, page)
     return 0
 
 
@@ -87,7 +91,7 @@ def measured(bootstrap: str, count: int, rounds: int) -> str:
             print(f"round {number + 1}: {name}", file=sys.stderr, flush=True)
             found[name].append(run(name, bootstrap, topic, count))
     print("PostgreSQL", file=sys.stderr, flush=True)
-    rows = postgres.measure(bootstrap, topic, count * 9 // 10, rounds)
+    rows = postgres.measure(bootstrap, topic, count, count * 9 // 10, rounds)
     return tables(found, rows)
 
 

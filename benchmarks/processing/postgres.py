@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -9,9 +10,10 @@ from collections.abc import Callable
 import psycopg
 from tools.postgres import RealPostgres
 
-from penstock import ConsumerRecords, KafkaConsumer, PostgresSink, TopicPartition
+from penstock import ConsumerRecords, KafkaConsumer, PostgresSink, Processor, TopicPartition
 
 BATCH = 50_000
+THROUGH = "PostgresSink in a Processor, from the broker"
 
 
 def read(bootstrap: str, topic: str, count: int) -> list[ConsumerRecords]:
@@ -40,6 +42,25 @@ def sink(dsn: str, batches: list[ConsumerRecords]) -> int:
         store.write(batch)
     store.close()
     return store.rows
+
+
+def through_processor(bootstrap: str, topic: str, dsn: str, count: int) -> float:
+    """Rows a second from the broker to the table, from the first row that is stored to the last."""
+    store = PostgresSink(dsn, "rows", {"key": "key", "value": "value"})
+    config = {"bootstrap.servers": bootstrap, "group.id": uuid.uuid4().hex, "auto.offset.reset": "earliest"}
+    processor = Processor(config, drain_timeout="1s", max_buffered_records=200_000)
+    processor.sink(topic, sink=store)
+    running = threading.Thread(target=processor.run)
+    running.start()
+    while not store.rows:
+        time.sleep(0.0005)
+    began_s, before = time.perf_counter(), store.rows
+    while store.rows < count and running.is_alive():
+        time.sleep(0.0005)
+    rate = (store.rows - before) / (time.perf_counter() - began_s)
+    processor.stop()
+    running.join()
+    return rate
 
 
 def copy_write_row(dsn: str, batches: list[ConsumerRecords]) -> int:
@@ -80,12 +101,12 @@ WAYS: dict[str, Callable[[str, list[ConsumerRecords]], int]] = {
 }
 
 
-def measure(bootstrap: str, topic: str, count: int, rounds: int) -> dict[str, list[float]]:
-    """Rows per second of each way, each round; COPY of ready-made bytes with them."""
+def measure(bootstrap: str, topic: str, whole: int, count: int, rounds: int) -> dict[str, list[float]]:
+    """Rows per second of each way, each round; COPY of ready-made bytes with them, and a processor that reads from the broker itself."""
     batches = read(bootstrap, topic, count)
     ready = [b"".join(record.key + b"\t" + record.value + b"\n" for record in batch) for batch in batches]
     total = sum(map(len, batches))
-    found: dict[str, list[float]] = {"COPY, ready-made bytes": [], **{name: [] for name in WAYS}}
+    found: dict[str, list[float]] = {"COPY, ready-made bytes": [], THROUGH: [], **{name: [] for name in WAYS}}
     server = RealPostgres().start()
     try:
         with psycopg.connect(server.dsn, autocommit=True) as connection:
@@ -111,6 +132,8 @@ def measure(bootstrap: str, topic: str, count: int, rounds: int) -> dict[str, li
 
             for _ in range(rounds):
                 timed("COPY, ready-made bytes", copied)
+                connection.execute("TRUNCATE rows")
+                found[THROUGH].append(through_processor(bootstrap, topic, server.dsn, whole))
                 for name, way in WAYS.items():
                     timed(name, lambda: way(server.dsn, batches))  # noqa: B023
     finally:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .group.protocol import MemberSubscription
     from .metrics import MetricName
     from .processing import (
+        Adaptive,
         CircuitBreaker,
         DeadLetter,
         Deduplicate,
@@ -57,6 +58,7 @@ _LAZY = {
     "Admin": "penstock.admin",
     "Assignor": "penstock.group.assignors",
     "AsyncKafkaConsumer": "penstock.consumer.async_consumer",
+    "Adaptive": "penstock.processing",
     "CircuitBreaker": "penstock.processing",
     "ConsumerRecord": "penstock._native",
     "ConsumerRecords": "penstock._native",
@@ -85,6 +87,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "Adaptive",
     "Admin",
     "Assignor",
     "AsyncKafkaConsumer",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import signal
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from penstock import Deduplicate, Output, PostgresSink, Processor, Retry, SqliteStore
+from penstock import Deduplicate, Output, PostgresSink, Processor, Retry, RetryTopic, SqliteStore
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,6 +66,35 @@ def copy(bootstrap_servers: str, group: str, source: str, target: str) -> None:
     processor.run()
 
 
+def sort_out(bootstrap_servers: str, group: str, source: str, target: str) -> None:
+    """Each record of `source` as JSON to `target`; of ten one is a dead letter, and one goes by a retry topic."""
+    processor = Processor(
+        config_of(bootstrap_servers, group) | {"session.timeout.ms": 1_000, "heartbeat.interval.ms": 200},
+        exactly_once=True,
+        commit_interval="20ms",
+        value_serializer=lambda value: json.dumps(value).encode(),
+    )
+
+    @processor.handler(
+        source,
+        order_by=None,
+        concurrency=50,
+        output=target,
+        dead_letter=f"{target}.dlq",
+        on_error={OSError: RetryTopic(f"{target}.later", delay="10ms", attempts=2)},
+    )
+    async def handle(record: Any) -> Output:
+        await asyncio.sleep(0.001)
+        number = int(record.value)
+        if number % 10 == 0:
+            raise ValueError(f"{number} is never right")
+        if number % 10 == 1 and record.topic == source:
+            raise OSError(f"{number} comes right later")
+        return Output({"number": number}, key=record.key)
+
+    processor.run()
+
+
 def store(bootstrap_servers: str, group: str, topic: str, dsn: str) -> None:
     """Each record of `topic` as a row of the table `copies`."""
     columns = {"place": "partition", "kafka_offset": "offset", "body": "value"}
@@ -96,4 +126,4 @@ def mail(bootstrap_servers: str, group: str, topic: str, path: str, effects: str
 
 
 if __name__ == "__main__":
-    {"copy": copy, "store": store, "mail": mail}[sys.argv[1]](*sys.argv[2:])
+    {"copy": copy, "sort_out": sort_out, "store": store, "mail": mail}[sys.argv[1]](*sys.argv[2:])

@@ -26,6 +26,17 @@ def to_ms(timeout: float | datetime.timedelta) -> float:
     return min(ms, 2**31)
 
 
+def limit_of(max_records: int | None, configured: int) -> int:
+    """How many records a poll may return: `max_records`, or what `max.poll.records` says. ValueError below one."""
+    if max_records is None:
+        return configured
+    if isinstance(max_records, bool) or not isinstance(max_records, int) or max_records < 1:
+        raise ValueError(
+            f"max_records is a number of records from 1 on, or None for max.poll.records; got {max_records!r}"
+        )
+    return max_records
+
+
 def normal_offsets(offsets: CommitArgument) -> dict[TopicPartition, OffsetAndMetadata] | None:
     """What to commit, as next offsets to read. None stays None: the consumer's own positions."""
     if offsets is None:

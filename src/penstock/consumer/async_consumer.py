@@ -30,6 +30,7 @@ from .arguments import (
     CommitArgument,
     CommitCallback,
     is_one_partition,
+    limit_of,
     normal_offsets,
     normal_times,
     timed,
@@ -89,7 +90,9 @@ class AsyncKafkaConsumer:
 
     # ------------------------------------------------------------ records
 
-    async def poll(self, timeout: float | datetime.timedelta = 1000) -> ConsumerRecords:
+    async def poll(
+        self, timeout: float | datetime.timedelta = 1000, *, max_records: int | None = None
+    ) -> ConsumerRecords:
         """As KafkaConsumer.poll(). When cancelled nothing is lost: records are only taken when nothing is left to wait for."""
         self._begin_poll()
         self._polls.started(time.monotonic() * 1000)
@@ -97,7 +100,7 @@ class AsyncKafkaConsumer:
         try:
             if self._commits.unread is not None:  # a loop over this consumer was left early
                 await self._call(self._core.give_back)
-            return await self._poll(to_ms(timeout) / 1000)
+            return await self._poll(to_ms(timeout) / 1000, limit_of(max_records, self._max_poll_records))
         finally:
             self._polling = False
             self._polls.finished(time.monotonic() * 1000)
@@ -137,7 +140,7 @@ class AsyncKafkaConsumer:
         if self._closing is not None:
             raise ClosedError("close() was called on this AsyncKafkaConsumer; make a new one to read on")
 
-    async def _poll(self, timeout_s: float) -> ConsumerRecords:
+    async def _poll(self, timeout_s: float, most: int) -> ConsumerRecords:
         started_s = time.monotonic()
         deadline_s = started_s + timeout_s
         if self._commits.auto_commit_due_s <= started_s:
@@ -150,7 +153,7 @@ class AsyncKafkaConsumer:
             if self._user.attention or self._attending is not None:
                 await self._attend()
             # Nothing is awaited between taking records and returning them: a cancellation comes before or after both.
-            records = self._fetcher.poll(self._max_poll_records, 0)
+            records = self._fetcher.poll(most, 0)
             if records:
                 self._core.consumed = True
                 self._last = records

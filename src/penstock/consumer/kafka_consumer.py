@@ -29,6 +29,7 @@ from .arguments import (
     CommitArgument,
     CommitCallback,
     is_one_partition,
+    limit_of,
     normal_offsets,
     normal_times,
     timed,
@@ -75,8 +76,11 @@ class KafkaConsumer:
 
     # ------------------------------------------------------------ records
 
-    def poll(self, timeout: float | datetime.timedelta = 1000) -> ConsumerRecords:
-        """Up to `max.poll.records` records; waits at most `timeout` (ms) for the first of them, and may return none.
+    def poll(
+        self, timeout: float | datetime.timedelta = 1000, *, max_records: int | None = None
+    ) -> ConsumerRecords:
+        """Up to `max.poll.records` records (`max_records`: or so many, this time); waits at most `timeout` (ms) for the first of them,
+        and may return none.
 
         Listeners and commit callbacks run in here. Raises WakeupError after wakeup(), CorruptRecordError and its kin at a place that
         cannot be read (the position stays; seek() past it to go on), NoOffsetForPartitionError, AuthorizationError, GroupError, and
@@ -88,11 +92,12 @@ class KafkaConsumer:
             self._polls.started(started_s * 1000)
             self._last = None  # who polls again has handled it
             try:
-                return self._poll(started_s, started_s + to_ms(timeout) / 1000)
+                most = limit_of(max_records, self._max_poll_records)
+                return self._poll(started_s, started_s + to_ms(timeout) / 1000, most)
             finally:
                 self._polls.finished(time.monotonic() * 1000)
 
-    def _poll(self, started_s: float, deadline_s: float) -> ConsumerRecords:
+    def _poll(self, started_s: float, deadline_s: float, most: int) -> ConsumerRecords:
         core, user = self._core, self._user
         if core.commits.auto_commit_due_s <= started_s:
             core.commits.start_auto_commit()
@@ -102,7 +107,7 @@ class KafkaConsumer:
                 run_steps(core.attend())
                 now_s = time.monotonic()
             remaining_ms = max(0, int((deadline_s - now_s) * 1000 + 0.999))
-            records = self._fetcher.poll(self._max_poll_records, remaining_ms)
+            records = self._fetcher.poll(most, remaining_ms)
             # attention: a revocation may have been asked for between two polls; it is served before more is handed out
             if records:
                 core.consumed = True

@@ -1,5 +1,6 @@
 """Handlers in parallel, in order, with retries, dead letters and offsets that never pass unfinished work."""
 
+from .adaptive import Adaptive
 from .breaker import CircuitBreaker
 from .deduplication import Deduplicate
 from .failure import DeadLetter, Reject, Retry, RetryThis, RetryTopic, Skip, SkipRecord, Stop
@@ -8,6 +9,7 @@ from .processor import Processor
 from .work import Output
 
 __all__ = [
+    "Adaptive",
     "CircuitBreaker",
     "DeadLetter",
     "Deduplicate",

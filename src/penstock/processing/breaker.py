@@ -6,7 +6,7 @@ from collections import deque
 from typing import Literal
 
 from ..errors import ConfigError
-from .failure import to_duration_ms
+from .units import to_duration_ms
 
 State = Literal["closed", "open", "half-open"]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..consumer import AsyncKafkaConsumer
 from ..errors import CommitFailedError, KafkaError
 from ..types import OffsetAndMetadata, TopicPartition
+from . import finished
 from .lanes import Ownership
 from .work import Output
 
@@ -31,6 +32,8 @@ class Committer:
         self._consumer = consumer
         self._owned = owned
         self._transactions = transactions
+        # What is done beyond the offset is not written by the transaction, so who comes next has to do it again.
+        self._max_chars = finished.MAX_CHARS if transactions is None else 0
         self._one = asyncio.Lock()
         self.failures = 0  # since the last commit that was stored
 
@@ -46,7 +49,7 @@ class Committer:
             entries: dict[TopicPartition, OffsetAndMetadata] = {}
             owners: dict[TopicPartition, Ownership] = {}
             for owned in wanted:
-                if not owned.fenced and (entry := owned.to_commit()) is not None:
+                if not owned.fenced and (entry := owned.to_commit(self._max_chars)) is not None:
                     entries[owned.topic_partition] = entry
                     owners[owned.topic_partition] = owned
             if not entries:

@@ -16,6 +16,7 @@ from .._native import ConsumerRecord
 from ..errors import KafkaError, RecordTooLargeError
 from ..producer import KafkaProducer
 from ..types import Header, TimestampType
+from .work import Output
 
 _log = logging.getLogger("penstock.processing")
 
@@ -94,23 +95,36 @@ def _timestamp_type(record: ConsumerRecord) -> str:
     return names.get(record.timestamp_type, "NoTimestampType")
 
 
+def letter_of(record: ConsumerRecord, headers: Sequence[Header]) -> Output:
+    """The record with these headers instead of its own: key, value and timestamp are as they were."""
+    timestamp_ms = record.timestamp if record.timestamp >= 0 else None
+    return Output(record.raw_value, record.raw_key, headers=tuple(headers), timestamp_ms=timestamp_ms)
+
+
+def fitting(record: ConsumerRecord, headers: Sequence[Header], limit_bytes: int) -> Sequence[Header]:
+    """These headers, without the stack trace where the record would be too large with it."""
+    size = len(record.raw_value or b"") + len(record.raw_key or b"")
+    size += sum(len(name) + len(value or b"") + 10 for name, value in headers)
+    return headers if size < limit_bytes else [header for header in headers if header[0] != STACKTRACE]
+
+
 class DeadLetters:
     """Sends records away, and does not give up: nothing is committed past them until they are stored."""
 
-    def __init__(self, producer: KafkaProducer, group_id: str) -> None:
+    def __init__(self, producer: KafkaProducer) -> None:
         self._producer = producer
-        self._group_id = group_id
 
-    async def send(self, record: ConsumerRecord, topic: str, error: BaseException, attempts: int) -> None:
-        """Once this returns, the record is stored in `topic`, key, value and timestamp as they were.
+    async def send(self, record: ConsumerRecord, topic: str, headers: Sequence[Header]) -> None:
+        """Once this returns, the record is stored in `topic` with these headers, key, value and timestamp as they were.
 
         While the topic or its brokers are away it tries again, for ever. A record that is too large with these headers is stored without
         the stack trace. RecordTooLargeError if it is too large still: it can only stay where it is.
         """
-        headers = headers_of(record, error, attempts, self._group_id)
         try:
-            await self.send_with(record, topic, headers)
+            await self._send(record, topic, headers)
         except RecordTooLargeError:
+            if all(name != STACKTRACE for name, _ in headers):
+                raise
             _log.warning(
                 "%s-%d offset %d is too large for %s with a stack trace",
                 record.topic,
@@ -118,10 +132,10 @@ class DeadLetters:
                 record.offset,
                 topic,
             )
-            await self.send_with(record, topic, [header for header in headers if header[0] != STACKTRACE])
+            await self._send(record, topic, [header for header in headers if header[0] != STACKTRACE])
 
-    async def send_with(self, record: ConsumerRecord, topic: str, headers: Sequence[Header]) -> None:
-        """The record with these headers instead of its own; retries as send()."""
+    async def _send(self, record: ConsumerRecord, topic: str, headers: Sequence[Header]) -> None:
+        letter = letter_of(record, headers)
         backoff_s, most_s = _BACKOFF_S
         where = f"{record.topic}-{record.partition} offset {record.offset}"
         while True:
@@ -129,11 +143,11 @@ class DeadLetters:
                 future = await asyncio.to_thread(
                     self._producer.send,
                     topic,
-                    record.raw_value,
-                    record.raw_key,
-                    headers,
+                    letter.value,
+                    letter.key,
+                    letter.headers,
                     None,
-                    record.timestamp if record.timestamp >= 0 else None,
+                    letter.timestamp_ms,
                 )
                 await future
             except RecordTooLargeError:

@@ -6,21 +6,42 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..errors import ProcessingError
-from ..producer import KafkaProducer
+from ..producer import KafkaProducer, plain
 from ..types import RecordMetadata
 from .work import Output
 
 Outcome = Callable[[BaseException | None], None]
 
 
-def outputs_of(result: Any, default_topic: str | None, where: str) -> list[tuple[str, Output]]:
-    """What a handler returned, as (topic, Output): an Output, bytes or str as a value, a mapping or sequence of these.
+Encode = Callable[[Any], bytes | None]
 
-    TypeError, or ProcessingError where no topic is named, tells what the handler should return.
+
+class Encoders:
+    """key.serializer and value.serializer, for what handlers return. Producers of a processor have none: a dead letter is bytes already."""
+
+    def __init__(self, producer_config: Mapping[str, Any]) -> None:
+        self.key: Encode = _encoder(producer_config.get("key.serializer"))
+        self.value: Encode = _encoder(producer_config.get("value.serializer"))
+
+
+def _encoder(serializer: Callable[[Any], Any] | None) -> Encode:
+    def encode(value: Any) -> bytes | None:
+        return None if value is None else plain(serializer(value) if serializer is not None else value)
+
+    return encode
+
+
+def outputs_of(
+    result: Any, default_topic: str | None, where: str, encoders: Encoders
+) -> list[tuple[str, Output]]:
+    """What a handler returned, as (topic, Output of bytes): an Output, bytes or str as a value, or an iterable of these.
+
+    TypeError, ProcessingError where no topic is named, or what a serializer raises: a failure of this call.
     """
     entries = [result] if isinstance(result, (Output, bytes, str)) else result
     if not isinstance(entries, Iterable):
@@ -35,7 +56,8 @@ def outputs_of(result: Any, default_topic: str | None, where: str) -> list[tuple
             raise ProcessingError(
                 f"{where}: the handler returned a record without a topic: name one in Output(topic=…), or output='…' at the handler"
             )
-        found.append((topic, output))
+        encoded = replace(output, key=encoders.key(output.key), value=encoders.value(output.value))
+        found.append((topic, encoded))
     return found
 
 

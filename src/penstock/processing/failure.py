@@ -12,30 +12,12 @@ A handler may also say it for one record: raise RetryThis, Reject or SkipRecord.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import ConfigError, DeserializationError, FencedError, SinkError, WorkerDiedError
-
-_UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
-
-
-def to_duration_ms(duration: float | str) -> float:
-    """Milliseconds of a number of them, or of text with a unit: '200ms', '10s', '1.5m', '2h', '1d'. ConfigError otherwise."""
-    if isinstance(duration, str):
-        match = _DURATION.fullmatch(duration.strip())
-        if match is None:
-            raise ConfigError(
-                f"{duration!r} is no duration; write a number of milliseconds, or '200ms', '10s', '5m', '2h', '1d'"
-            )
-        return float(match[1]) * _UNIT_MS[match[2]]
-    if isinstance(duration, bool) or not duration >= 0:
-        raise ConfigError(f"a duration is milliseconds from 0 on, or text as '10s'; got {duration!r}")
-    return float(duration)
-
+from .units import to_duration_ms
 
 # ---------------------------------------------------------------- actions
 

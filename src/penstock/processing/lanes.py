@@ -30,13 +30,17 @@ Chain = deque[Work] | None
 """What waits for the work of its key that is out; None while nothing waits."""
 
 
+_FIRST_RECORDS = 100
+"""How many are polled while it is not known how large they are."""
+
+
 class Load:
     """How much a processor holds that is not done. Written by the lanes; `limit`s are the runtime's.
 
     `on_relief` is called once when the load falls to half of both limits after `pressed` was set.
     """
 
-    __slots__ = ("bytes", "limit_bytes", "limit_records", "on_relief", "pressed", "records")
+    __slots__ = ("bytes", "limit_bytes", "limit_records", "on_relief", "pressed", "record_bytes", "records")
 
     def __init__(self, limit_records: int, limit_bytes: int, on_relief: Callable[[], None]) -> None:
         self.limit_records = limit_records
@@ -44,11 +48,18 @@ class Load:
         self.on_relief = on_relief
         self.records = 0
         self.bytes = 0
+        self.record_bytes = limit_bytes / _FIRST_RECORDS  # about what one takes: of those that came last
         self.pressed = False
 
     @property
     def full(self) -> bool:
         return self.records >= self.limit_records or self.bytes >= self.limit_bytes
+
+    @property
+    def room(self) -> int:
+        """How many records may come until it is full; 1 where it is."""
+        by_bytes = (self.limit_bytes - self.bytes) / self.record_bytes
+        return max(1, int(min(self.limit_records - self.records, by_bytes)))
 
     def relieve(self) -> None:
         """Called while pressed, after something went."""
@@ -129,7 +140,8 @@ class Lane:
         self.running: set[Work] = set()
         self.resting = 0  # works that wait for a retry to be due
         self.aside = 0  # works that are being put away or delivered
-        self.done_records = 0  # counters, for measurements
+        self.ended_calls = 0  # counters, for measurements
+        self.done_records = 0
         self.failed_calls = 0
         self.retried = 0
         self.dead_lettered = 0
@@ -169,6 +181,7 @@ class Lane:
 
     def finished(self, work: Work, result: Any) -> None:
         self.running.discard(work)
+        self.ended_calls += 1
         if isinstance(result, Duplicates):
             self.duplicates += result.records
             if not result.called:
@@ -187,6 +200,7 @@ class Lane:
     def failed(self, work: Work, error: BaseException) -> None:
         """What the policy says of it."""
         self.running.discard(work)
+        self.ended_calls += 1
         if isinstance(error, (NotNow, DeduplicationError)):
             self._not_called(work, error)
             return

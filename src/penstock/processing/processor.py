@@ -9,22 +9,29 @@ import signal
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from typing import Any, Literal, TypeVar
 
 from ..config import BY_CLIENT, Config, resolve
 from ..errors import ConfigError, IllegalStateError
 from ..sinks import Sink
+from .adaptive import Adaptive, Budget
 from .breaker import CircuitBreaker
 from .deduplication import Deduplicate
-from .failure import FailurePolicy, OnError, Retry, to_duration_ms
+from .failure import FailurePolicy, OnError, Retry
 from .health import Health
 from .settings import HandlerSpec, ProcessorSettings
+from .units import to_duration_ms, to_size_bytes
 
 F = TypeVar("F", bound=Callable[..., Any])
 Duration = float | str
 """Milliseconds, or text with a unit: '200ms', '10s', '1m'."""
 
 _CONCURRENCY = {"async": 100, "thread": 8, "process": 2}
+_OF_CONFIG = frozenset({"given", "config", "producer_config"})  # what _settings() makes of the options
+_TRANSACTION_TIMEOUT_MS = 10_000
+"""Java's 60 s would let who dies amid a transaction hold up its successor, which waits for the offsets, for a minute. Ours are short: what
+is written is there when one begins. Kafka Streams has the same 10 s."""
 _MAX_POLL_RECORDS = 2_000
 """What one poll takes in: more than Java's 500, since a poll is shared by many handlers here."""
 
@@ -43,7 +50,9 @@ class Processor:
     `commit_interval`, up to the first record that is not done; what is done beyond it is noted in the commit's metadata, and is not
     handled again after a restart. When partitions go to another member, handlers that run have `drain_timeout` to end.
 
-    At most about `max_buffered_records` and `max_buffered_bytes` are held; more is not polled, while heartbeats go on.
+    At most about `max_buffered_records` and `max_buffered_bytes` are held; more is not polled, while heartbeats go on. `memory_budget`
+    ('1GiB') and `cpu_budget` (cores, as 1.5), for this process and its workers: while more is used, less is held, and handlers whose
+    concurrency is Adaptive run fewer calls at once.
     `exactly_once`: what handlers return is written in transactions with the offsets, and nobody who reads committed
     records sees any of it twice (source: KIP-98, KIP-447).
     """
@@ -57,7 +66,9 @@ class Processor:
         drain_timeout: Duration = "10s",
         commit_interval: Duration = "1s",
         max_buffered_records: int = 10_000,
-        max_buffered_bytes: int = 64 * 1024 * 1024,
+        max_buffered_bytes: int | str = "64MiB",
+        memory_budget: int | str | None = None,
+        cpu_budget: float | None = None,
         **options: Any,
     ) -> None:
         given = dict(config or {}) | options
@@ -67,7 +78,8 @@ class Processor:
             drain_timeout_s=to_duration_ms(drain_timeout) / 1000,
             commit_interval_s=to_duration_ms(commit_interval) / 1000,
             max_buffered_records=max_buffered_records,
-            max_buffered_bytes=max_buffered_bytes,
+            max_buffered_bytes=to_size_bytes(max_buffered_bytes),
+            budget=Budget(None if memory_budget is None else to_size_bytes(memory_budget), cpu_budget),
         )
         self._specs: list[HandlerSpec] = []
         self._runtime: Any = None  # set while running, by serve()
@@ -80,7 +92,7 @@ class Processor:
         self,
         *topics: str,
         order_by: Literal["key", "partition"] | None = "key",
-        concurrency: int | None = None,
+        concurrency: int | Adaptive | None = None,
         executor: Literal["async", "thread", "process"] | None = None,
         retry: Retry | None = None,
         dead_letter: str | None = None,
@@ -100,7 +112,7 @@ class Processor:
 
         `order_by='key'`: one call per key at a time, in log order, retries included; records without a key have no order. 'partition': per
         partition. None: no order. Batches keep to 'partition' for both of the first two.
-        `concurrency`: calls at once (100 coroutines, 8 threads, 2 processes if not given).
+        `concurrency`: calls at once (100 coroutines, 8 threads, 2 processes if not given); Adaptive(): as many as what they call can take.
         `retry`, `dead_letter`, `on_error`, `breaker`: what a failure leads to. Without any of them a failure stops the processor.
         `timeout`: of one call. `output`: the topic for what the handler returns.
         `deduplicate`: keeps effects that are no part of a transaction, mails or HTTP calls, from being repeated.
@@ -175,6 +187,10 @@ class Processor:
 
         if not self._specs:
             raise ConfigError("a Processor without handlers: declare one with @processor.handler('topic')")
+        if self._settings.budget.cpu_cores is not None and not any(spec.adaptive for spec in self._specs):
+            raise ConfigError(
+                "cpu_budget is kept by running fewer calls at once: give a handler concurrency=Adaptive()"
+            )
         with self._lock:
             if self._runtime is not None:
                 raise IllegalStateError("this Processor runs already")
@@ -223,14 +239,8 @@ class Processor:
         if self._runtime is not None:
             raise IllegalStateError("options are changed before the processor runs")
         now = self._settings
-        self._settings = _settings(
-            dict(now.given) | options,
-            exactly_once=now.exactly_once,
-            drain_timeout_s=now.drain_timeout_s,
-            commit_interval_s=now.commit_interval_s,
-            max_buffered_records=now.max_buffered_records,
-            max_buffered_bytes=now.max_buffered_bytes,
-        )
+        kept = {f.name: getattr(now, f.name) for f in fields(now) if f.name not in _OF_CONFIG}
+        self._settings = _settings(dict(now.given) | options, **kept)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -259,7 +269,7 @@ class HandlerOptions:
     def __init__(
         self,
         order_by: str | None,
-        concurrency: int | None,
+        concurrency: int | Adaptive | None,
         executor: str | None,
         batch: int,
         within: Duration,
@@ -310,6 +320,7 @@ class HandlerOptions:
             topics=topics,
             order_by=self.order_by,
             concurrency=self._concurrency(name, executor),
+            adaptive=self.concurrency if isinstance(self.concurrency, Adaptive) else None,
             executor=executor,
             batch=self.batch,
             within_ms=self.within_ms,
@@ -324,8 +335,12 @@ class HandlerOptions:
     def _concurrency(self, name: str, executor: str) -> int:
         if self.concurrency is None:
             return _CONCURRENCY[executor]
+        if isinstance(self.concurrency, Adaptive):
+            return self.concurrency.first
         if not isinstance(self.concurrency, int) or self.concurrency < 1:
-            raise ConfigError(f"{name}: concurrency is a number from 1 on; got {self.concurrency!r}")
+            raise ConfigError(
+                f"{name}: concurrency is a number from 1 on, or Adaptive(…); got {self.concurrency!r}"
+            )
         return self.concurrency
 
 
@@ -347,6 +362,7 @@ def _settings(given: Mapping[str, Any], **rest: Any) -> ProcessorSettings:
     if rest["exactly_once"]:
         config.setdefault("isolation.level", "read_committed")
         producer.setdefault("transactional.id", _transactional_id(resolved))
+        producer.setdefault("transaction.timeout.ms", _TRANSACTION_TIMEOUT_MS)
     elif "transactional.id" in producer:
         raise ConfigError(
             "transactional.id goes with exactly_once=True: without it nothing is written in transactions"

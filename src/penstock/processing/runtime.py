@@ -20,27 +20,29 @@ from ..errors import (
     ConnectionFailedError,
     IllegalStateError,
     KafkaError,
-    ProcessingError,
     WakeupError,
 )
 from ..producer import KafkaProducer
 from ..types import OffsetAndMetadata, TopicPartition
+from .adapting import Adapter
 from .batch_lanes import BatchLane
 from .committer import Committer
-from .dead_letters import DeadLetters
+from .dead_letters import DeadLetters, fitting, headers_of, letter_of
 from .deduplication.guard import Guard, guard_of
-from .deliveries import Deliveries, outputs_of
+from .deliveries import Deliveries, Encoders, outputs_of
 from .executors.making import executor_of
 from .health import Health
 from .lanes import Lane, Load, Ownership, RecordLane, first_record
 from .retry_topics import attempts_of, due_epoch_ms, headers_for_retry
 from .settings import HandlerSpec, ProcessorSettings
-from .work import Executor, Work
+from .stalls import Stalls
+from .work import Executor, Output, Work
 
 _log = logging.getLogger("penstock.processing")
 
 _POLL_MS = 500
 _RETRY_POLL_S = 1.0
+_MAX_REQUEST_BYTES = 1_048_576  # max.request.size, where it is not given
 _STILL_ALIVE_S = 30.0
 """How long the loop may not have turned before it counts as hung: a coroutine handler blocks it, perhaps."""
 _MOST_AHEAD = 100_000
@@ -71,12 +73,17 @@ class Runtime:
         self.stations: list[Station] = []
         self._paused: set[TopicPartition] = set()
         self._load = Load(settings.max_buffered_records, settings.max_buffered_bytes, self._on_relief)
+        self._adapter = Adapter(settings.budget, self._load, self._worker_pids)
+        self._encoders = Encoders(settings.producer_config)
+        self._most_bytes = int(settings.producer_config.get("max.request.size", _MAX_REQUEST_BYTES))
+        self._most_polled = int(settings.config["max.poll.records"])
         self._epochs = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at_ms = float("inf")
         self._failure: BaseException | None = None
         self._stopping = False
         self._running = False
+        self._stalls = Stalls(float(settings.config.get("max.poll.interval.ms", 300_000)))
         self._turned_s = time.monotonic()
         self._assigned_once = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -94,12 +101,10 @@ class Runtime:
             if self._settings.exactly_once:
                 from .transactions import TransactionalCommitter
 
-                transactions = TransactionalCommitter(**self._settings.producer_config)
+                transactions = TransactionalCommitter(**self._producer_config())
                 await asyncio.to_thread(transactions.start)
             self._deliveries = Deliveries(producer) if producer is not None else None
-            self._dead_letters = (
-                DeadLetters(producer, self._settings.config["group.id"]) if producer is not None else None
-            )
+            self._dead_letters = DeadLetters(producer) if producer is not None else None
             self._consumer = AsyncKafkaConsumer(**self._settings.config)
             self._committer = Committer(self._consumer, self.owned, transactions)
             try:
@@ -132,13 +137,16 @@ class Runtime:
             self._loop.create_task(self._committer.for_ever(self._settings.commit_interval_s)),
             self._loop.create_task(self._flow()),
             self._loop.create_task(self._turn()),
+            *([self._loop.create_task(self._adapter.for_ever())] if self._adapter.needed else []),
         ]
         for task in background:
             task.add_done_callback(self._background_ended)
         try:
             while not self._stopping:
                 try:
-                    records = await self._consumer.poll(_POLL_MS)
+                    records = await self._consumer.poll(
+                        _POLL_MS, max_records=min(self._load.room, self._most_polled)
+                    )
                 except WakeupError:
                     continue
                 except ConnectionFailedError as error:
@@ -194,19 +202,24 @@ class Runtime:
     # ------------------------------------------------------------ making
 
     def _make_producer(self) -> KafkaProducer | None:
-        """For dead letters, retry topics, and outputs that are not part of a transaction."""
-        writes = any(spec.policy.topics or spec.output or spec.sink is None for spec in self._specs)
-        config = {k: v for k, v in self._settings.producer_config.items() if k != "transactional.id"}
+        """For dead letters, retry topics and outputs that are not part of a transaction; a sink's dead letters never are."""
+        if self._settings.exactly_once:
+            writes = any(spec.sink is not None and spec.policy.topics for spec in self._specs)
+        else:
+            writes = any(spec.policy.topics or spec.output or spec.sink is None for spec in self._specs)
+        config = {k: v for k, v in self._producer_config().items() if k != "transactional.id"}
         return KafkaProducer(**config) if writes else None
+
+    def _producer_config(self) -> dict[str, Any]:
+        """Without serializers: see Encoders."""
+        return {k: v for k, v in self._settings.producer_config.items() if not k.endswith(".serializer")}
 
     def _open_stations(self) -> None:
         for spec in self._specs:
-            guard = (
-                guard_of(spec, self._settings.config["group.id"]) if spec.deduplicate is not None else None
-            )
-            executor, concurrency = executor_of(spec, self._settings.config, guard)
+            guard = guard_of(spec, self._settings.config["group.id"])
+            executor, unit = executor_of(spec, self._settings.config, guard)
             shared: dict[str, Any] = {
-                "concurrency": concurrency,
+                "concurrency": spec.concurrency * unit,
                 "timeout_s": spec.timeout_s,
                 "policy": spec.policy,
                 "breaker": spec.breaker,
@@ -226,6 +239,8 @@ class Runtime:
             lane.delivers = spec.sink is None
             station = Station(spec, lane, executor, guard)
             station.executor.start(lane)
+            if spec.adaptive is not None:
+                self._adapter.add(lane, executor, spec.adaptive, unit)
             self.stations.append(station)
             for topic in (*spec.topics, *spec.policy.retry_topics):
                 self._station_of[topic] = station
@@ -233,6 +248,9 @@ class Runtime:
     def _later(self, record: ConsumerRecord) -> tuple[float, int]:
         wait_ms = due_epoch_ms(record) - time.time() * 1000
         return self._now_ms() + max(0.0, wait_ms), attempts_of(record)
+
+    def _worker_pids(self) -> list[int]:
+        return [pid for station in self.stations for pid in getattr(station.executor, "pids", ())]
 
     def _sinks(self) -> list[Any]:
         return [station.spec.sink for station in self.stations if station.spec.sink is not None]
@@ -254,7 +272,8 @@ class Runtime:
     def _dead_letter_from_thread(self, topic: str, record: Any, error: BaseException) -> None:
         """A sink's bad row; returns once it is stored."""
         assert self._dead_letters is not None
-        sending = self._dead_letters.send(record, topic, error, 1)
+        headers = headers_of(record, error, 1, self._settings.config["group.id"])
+        sending = self._dead_letters.send(record, topic, headers)
         asyncio.run_coroutine_threadsafe(sending, self._loop).result()
 
     def _keep(self, task: asyncio.Task[None]) -> None:
@@ -269,6 +288,7 @@ class Runtime:
     # ------------------------------------------------------------ records in
 
     def _take_in(self, records: ConsumerRecords) -> None:
+        self._load.record_bytes = max(1.0, records.size_bytes() / len(records))
         next_offsets = records.next_offsets()
         touched: dict[Station, None] = {}
         partitions = records.partitions
@@ -325,9 +345,18 @@ class Runtime:
                 await self._consumer.resume(*[tp for tp in back if tp in self._consumer.assignment()])
 
     async def _turn(self) -> None:
-        """Note that the loop turns."""
+        """Note that the loop turns; look for what stands still."""
         while True:
             self._turned_s = time.monotonic()
+            for owned in self._stalls.look(self.owned.values(), self._now_ms()):
+                _log.warning(
+                    "%s has not moved past offset %d for %g s (max.poll.interval.ms), with %d records held: a handler hangs (give it a "
+                    "timeout), a retry waits for long, or the dead letters cannot be stored",
+                    owned.topic_partition,
+                    owned.commit_offset,
+                    self._stalls.limit_ms / 1000,
+                    owned.held,
+                )
             await asyncio.sleep(1.0)
 
     # ------------------------------------------------------------ the group
@@ -451,32 +480,41 @@ class Runtime:
         self, lane: Lane, work: Work, topic: str, error: BaseException, due: int | None
     ) -> None:
         """Of a batch only one record is left when it comes here."""
-        assert self._dead_letters is not None
-        record = first_record(work)
-        if due is None:
-            await self._dead_letters.send(record, topic, error, work.attempts)
+        record, group_id = first_record(work), self._settings.config["group.id"]
+        headers = (
+            headers_of(record, error, work.attempts, group_id)
+            if due is None
+            else headers_for_retry(record, error, work.attempts, due, group_id)
+        )
+        if self._settings.exactly_once:
+            headers = list(fitting(record, headers, self._most_bytes))
+            self._write_with_offset(lane, work, [(topic, letter_of(record, headers))])
         else:
-            group_id = self._settings.config["group.id"]
-            headers = headers_for_retry(record, error, work.attempts, due, group_id)
-            await self._dead_letters.send_with(record, topic, headers)
-        lane.settled(work)
+            assert self._dead_letters is not None
+            await self._dead_letters.send(record, topic, headers)
+            lane.settled(work)
         self._kick(lane)
 
     def deliver(self, lane: Lane, work: Work, result: Any) -> None:
         station = next(station for station in self.stations if station.lane is lane)
         try:
-            outputs = outputs_of(result, station.spec.output, lane.where(work))
-        except (TypeError, ProcessingError) as error:
+            outputs = outputs_of(result, station.spec.output, lane.where(work), self._encoders)
+        except Exception as error:  # a serializer's, too
             self._not_delivered(lane, work, error)
             return
         if self._settings.exactly_once:
-            partition: Ownership = work.partition  # type: ignore[assignment]
-            offset = work.spans[0].offset if work.spans else first_record(work).offset
-            partition.outputs.setdefault(offset, []).extend(outputs)
-            lane.settled(work)
+            self._write_with_offset(lane, work, outputs)
         else:
             assert self._deliveries is not None
             self._deliveries.write(outputs, functools.partial(self._delivered, lane, work))
+
+    @staticmethod
+    def _write_with_offset(lane: Lane, work: Work, outputs: list[tuple[str, Output]]) -> None:
+        """In the transaction that passes it."""
+        partition: Ownership = work.partition  # type: ignore[assignment]
+        offset = work.spans[0].offset if work.spans else first_record(work).offset
+        partition.outputs.setdefault(offset, []).extend(outputs)
+        lane.settled(work)
 
     def _delivered(self, lane: Lane, work: Work, error: BaseException | None) -> None:
         if error is not None:
@@ -529,8 +567,10 @@ class Runtime:
             "held_records": self._load.records,
             "held_bytes": self._load.bytes,
             "paused_partitions": len(self._paused),
+            "stalled_partitions": self._stalls.told(),
             "handlers": {
                 station.spec.name: {
+                    "concurrency": station.lane.concurrency,
                     "running": len(station.lane.running),
                     "waiting": station.lane.waiting,
                     "resting": station.lane.resting,

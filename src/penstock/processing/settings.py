@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .adaptive import Adaptive, Budget
 from .breaker import CircuitBreaker
 from .failure import FailurePolicy
 from .work import Handler
@@ -20,6 +21,7 @@ class HandlerSpec:
     topics: tuple[str, ...]
     order_by: str | None
     concurrency: int
+    adaptive: Adaptive | None  # changes the concurrency, which begins as its first
     executor: str
     batch: int
     within_ms: float
@@ -43,3 +45,4 @@ class ProcessorSettings:
     commit_interval_s: float
     max_buffered_records: int
     max_buffered_bytes: int
+    budget: Budget

@@ -16,6 +16,8 @@ from enum import Enum
 _BACKOFF_MS = (200.0, 30_000.0)
 _HEALTHY_MS = 60_000.0
 """An instance that ran for so long starts with the first backoff again."""
+_SHORT_RUNS = 3
+"""An instance that ends more often than that in short succession has a cause that a standby does not mend: it waits."""
 _SILENT_MS = 60_000.0
 """An instance that says nothing for so long hangs: it is killed."""
 
@@ -76,6 +78,7 @@ class Instance:
     heard_ms: float = 0.0
     due_ms: float = 0.0
     vain_starts: int = 0  # ends in a row without having been ready
+    short_runs: int = 0  # ends in a row before it had run for _HEALTHY_MS
     restarts: int = 0
     health: dict[str, object] = field(default_factory=dict)
 
@@ -210,7 +213,9 @@ class Supervision:
             )
             instance.state = State.ENDED
             return [Say(text), *self.stop(now_ms)]
-        if self.waiting and was_ready:
+        ran_well = was_ready and now_ms - instance.started_ms >= _HEALTHY_MS
+        instance.short_runs = 0 if ran_well else instance.short_runs + 1
+        if self.waiting and was_ready and instance.short_runs <= _SHORT_RUNS:
             standby = self.waiting.pop(0)
             self._pids[standby] = instance
             instance.pid, instance.state = standby, State.STARTING
@@ -218,10 +223,8 @@ class Supervision:
             text = f"instance {instance.number} (process {pid}) {how}; a standby (process {standby}) takes its place"
             return [Say(text), Promote(standby, instance.number), *self.tick(now_ms)]
         low_ms, high_ms = _BACKOFF_MS
-        ran_well = was_ready and now_ms - instance.started_ms >= _HEALTHY_MS
-        tries = 0 if ran_well or was_ready else instance.vain_starts
         instance.state = State.RESTING
-        instance.due_ms = now_ms + min(high_ms, low_ms * 2.0**tries)
+        instance.due_ms = now_ms + min(high_ms, low_ms * 2.0 ** max(0, instance.short_runs - 1))
         return [Say(f"instance {instance.number} (process {pid}) {how}; it is started again")]
 
     def _finished(self) -> list[Effect]:

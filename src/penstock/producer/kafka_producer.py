@@ -63,8 +63,8 @@ class KafkaProducer:
         self._closed = True  # until everything below has worked: __del__ may see a half-made object
         self._config = with_client_id("producer", resolve("producer", config))
         self._settings = settings = ProducerSettings.of(self._config)
-        self._encode_key: Callable[[Any], Any] = self._config["key.serializer"] or _plain
-        self._encode_value: Callable[[Any], Any] = self._config["value.serializer"] or _plain
+        self._encode_key: Callable[[Any], Any] = self._config["key.serializer"] or plain
+        self._encode_value: Callable[[Any], Any] = self._config["value.serializer"] or plain
         self._lock = threading.Lock()
         self._freed = threading.Condition(self._lock)
         self._accumulator = RecordAccumulator(settings, random.random)
@@ -482,7 +482,7 @@ class _Told:
             self._callback(None, outcome)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """What is sent without a serializer: bytes as they are, text as UTF-8."""
     if isinstance(value, str):
         return value.encode()

@@ -37,6 +37,35 @@ def test_a_standby_takes_the_number_at_once_and_another_is_made() -> None:
     assert machine.instances[1].pid == 102
 
 
+def test_one_that_ends_again_and_again_waits_longer_and_takes_no_more_standbys() -> None:
+    machine = running(1, standbys=1)
+    now_ms, pid, next_pid, promoted, waits = 0.0, 100, 102, 0, []
+    for _ in range(8):
+        now_ms += 1_000  # it runs for a second
+        effects = without_words(machine.exited(pid, 1, now_ms))
+        began_ms = now_ms
+        while not any(isinstance(effect, (Start, Promote)) for effect in effects):
+            now_ms = machine.next_tick_ms(now_ms)
+            effects = machine.tick(now_ms)
+        for effect in effects:
+            if isinstance(effect, Promote):
+                promoted += 1
+                pid = effect.pid
+            elif isinstance(effect, Start):
+                machine.started(effect.number, next_pid, now_ms)
+                if effect.number:
+                    pid = next_pid
+                    waits.append(now_ms - began_ms)
+                machine.said(next_pid, READY, now_ms)
+                next_pid += 1
+        machine.said(pid, READY, now_ms)
+    assert promoted == 3
+    assert waits == [1_600, 3_200, 6_400, 12_800, 25_600]
+    now_ms += 60_000  # it runs well for once
+    machine.said(pid, READY, now_ms)
+    assert Promote(101 + 3, 1) in machine.exited(pid, -9, now_ms)
+
+
 def test_an_instance_that_never_gets_ready_is_given_up_after_some_tries() -> None:
     machine = Supervision(1, 0, grace_ms=1_000, most_vain_starts=3)
     now_ms, pid, effects, waits = 0.0, 0, machine.begin(0.0), []

@@ -6,8 +6,8 @@ from typing import Any
 
 from ..._native import ConsumerRecord
 from ...errors import ConfigError, IllegalStateError
-from ..failure import to_duration_ms
 from ..settings import HandlerSpec
+from ..units import to_duration_ms
 from .identity import By, Identity
 from .store import DeduplicationStore
 

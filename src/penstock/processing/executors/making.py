@@ -15,21 +15,20 @@ from .threads import ThreadExecutor
 def executor_of(
     spec: HandlerSpec, config: Mapping[str, Any], guard: Guard | None = None
 ) -> tuple[Executor, int]:
-    """And how many works it may have at once. `config`: the consumer's options, for the deserializers that processes run. `guard` is called
-    in the handler's place."""
+    """And how many works each of its calls at once counts for. `config`: the consumer's options, for processes' deserializers. `guard` is
+    called in the handler's place."""
     handler: Handler = guard or spec.function
     if spec.executor == "async":
-        return CoroutineExecutor(handler), spec.concurrency
+        return CoroutineExecutor(handler), 1
     if spec.executor == "thread":
-        return ThreadExecutor(handler, name=spec.name), spec.concurrency
+        return ThreadExecutor(handler, name=spec.name), 1
     from .processes import MOST_IN_FRAME, ProcessExecutor
 
     executor = ProcessExecutor(
         handler,
-        processes=spec.concurrency,
         key_deserializer=config.get("key.deserializer"),
         value_deserializer=config.get("value.deserializer"),
         batches=bool(spec.batch),
         on_death=None if guard is None else guard.worker_died,
     )
-    return executor, spec.concurrency * (1 if spec.batch else MOST_IN_FRAME)
+    return executor, 1 if spec.batch else MOST_IN_FRAME

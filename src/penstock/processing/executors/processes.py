@@ -56,13 +56,12 @@ class _Seat:
 
 
 class ProcessExecutor:
-    """See Executor. `processes` are made as they are needed."""
+    """See Executor. Processes are made as they are needed, up to the source's concurrency in frames."""
 
     def __init__(
         self,
         handler: Callable[[Any], Any],
         *,
-        processes: int,
         key_deserializer: Callable[..., Any] | None = None,
         value_deserializer: Callable[..., Any] | None = None,
         batches: bool = False,
@@ -83,7 +82,7 @@ class ProcessExecutor:
         self._context = multiprocessing.get_context(
             "spawn"
         )  # a fork would share the threads' locks and the connections
-        self._processes = processes
+        self._most_in_frame = 1 if batches else MOST_IN_FRAME
         self._seats: list[_Seat] = []
         self._idle: list[_Seat] = []
         self._ended: deque[Ended | _Seat] = deque()  # appended by threads, taken by the loop
@@ -99,22 +98,26 @@ class ProcessExecutor:
     def running(self) -> int:
         return self._running
 
+    @property
+    def pids(self) -> list[int]:
+        """Of the processes that run now."""
+        return [process.pid for seat in self._seats if (process := seat.process) is not None and process.pid]
+
     def kick(self) -> None:
         source = self._source
-        while not self._stopping and source.waiting:
+        most_at_work = -(-source.concurrency // self._most_in_frame)
+        while not self._stopping and source.waiting and len(self._seats) - len(self._idle) < most_at_work:
             if self._idle:
                 seat = self._idle.pop()
-            elif len(self._seats) < self._processes:
+            else:
                 seat = _Seat(len(self._seats) + 1)
                 self._seats.append(seat)
                 seat.thread = threading.Thread(
                     target=self._serve, args=(seat,), name=f"penstock process {seat.number}", daemon=True
                 )
                 seat.thread.start()
-            else:
-                return
             share = max(1, source.waiting // max(1, len(self._idle) + 1))
-            most = min(MOST_IN_FRAME, share, max(1, int(_FRAME_S / seat.call_s)))
+            most = min(self._most_in_frame, share, max(1, int(_FRAME_S / seat.call_s)))
             works: list[Work] = []
             while len(works) < most and (work := source.take()) is not None:
                 works.append(work)
