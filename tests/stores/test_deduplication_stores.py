@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import pickle
 import threading
-import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,10 +20,11 @@ from hypothesis import HealthCheck, given, settings
 from tools.postgres import RealPostgres
 from tools.redis import RealRedis
 
-from penstock import MemoryStore, PostgresStore, RedisStore, SqliteStore
+from penstock import Deduplicate, DevBroker, MemoryStore, PostgresStore, RedisStore, SqliteStore
 from penstock.errors import ConfigError, DeduplicationError
 from penstock.processing.deduplication import DeduplicationStore
 from penstock.processing.deduplication.store import SWEEP_ROWS
+from tests.devbroker.test_processor import Running, committed, made, processor_of, until
 from tests.support.stores import IDS, STEPS, Clock, Model, Step, many, meet, won, won_at_once
 
 WAIT_S = 30.0
@@ -58,13 +59,6 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
     yield make
     for store in made:
         store.close()
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, f"in vain: {what}"
-        time.sleep(0.01)
 
 
 def test_claimed_confirmed_released(make: Make) -> None:
@@ -225,6 +219,26 @@ def _count(connection: Any, rows: str) -> int:
 
 
 @pytest.mark.postgres
+def test_postgres_what_has_expired_and_is_taken_at_this_moment_is_busy(postgres: RealPostgres) -> None:
+    """The statement began when the row was done, and over; another takes it, and this one waits for the other's transaction."""
+    name = f"raced_{uuid.uuid4().hex[:8]}"
+    store = PostgresStore(postgres.dsn, table=name)
+    store.confirm(IDS[:1], "a", 1)
+    answers: list[Any] = []
+    with psycopg.connect(postgres.dsn) as other, psycopg.connect(postgres.dsn, autocommit=True) as watch:
+        until(lambda: _count(watch, f"{name} WHERE until <= now()") == 1, "it is over")
+        other.execute(f"UPDATE {name} SET owner = 'b', done = false, until = now() + interval '1 h'")
+        thread = threading.Thread(target=lambda: answers.extend(store.claim(IDS[:1], "c", LONG_MS)))
+        thread.start()
+        waiting = f"pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%{name}%'"
+        until(lambda: _count(watch, waiting) == 1, "it waits")
+        other.commit()
+        thread.join(WAIT_S)
+    assert answers == ["busy"]
+    store.close()
+
+
+@pytest.mark.postgres
 def test_postgres_that_refuses_is_no_reason_to_wait(postgres: RealPostgres) -> None:
     schema, user = f"s_{uuid.uuid4().hex[:8]}", f"u_{uuid.uuid4().hex[:8]}"
     with psycopg.connect(postgres.dsn, autocommit=True) as connection:
@@ -288,3 +302,29 @@ def test_a_password_is_never_told(caplog: pytest.LogCaptureFixture) -> None:
         assert away.value.retriable
         texts += [repr(store), repr(away.value), repr(away.value.__cause__)]
     assert "hunter2" not in "".join([*texts, caplog.text])
+
+
+@pytest.mark.parametrize("kind", SERVED)
+def test_effects_are_done_once_while_the_server_comes_and_goes(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    server: RealPostgres | RealRedis = request.getfixturevalue(kind)
+    store: Any = PostgresStore(server.dsn) if isinstance(server, RealPostgres) else RedisStore(server.url)
+    seen: Counter[bytes] = Counter()
+    with DevBroker(group_initial_rebalance_delay_ms=0) as broker:
+        topic, group = made(broker, 1_000, keys=1_000), uuid.uuid4().hex
+        processor = processor_of(broker, group)
+
+        @processor.handler(topic, concurrency=10, deduplicate=Deduplicate(store), name="handle")
+        async def handle(record: Any) -> None:
+            await asyncio.sleep(0.002)
+            seen[record.value] += 1
+
+        with Running(processor) as running:
+            until(lambda: len(seen) > 200, "some effects")
+            server.kill()
+            until(lambda: processor.health().details["handlers"]["handle"]["postponed"] > 0, "some wait")  # type: ignore[index]
+            server.start()
+            until(lambda: sum(committed(broker, group, topic).values()) == 1_000 or running.error, "all")
+            assert running.error is None
+    assert seen == Counter({b"%d" % number: 1 for number in range(1_000)})

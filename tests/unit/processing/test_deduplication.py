@@ -362,6 +362,8 @@ async def test_a_claim_that_nobody_waits_for_any_more_is_given_back() -> None:
     store, seen = Watched(), []
 
     async def handler(record: Any) -> None:
+        with pytest.raises(NotNow):
+            plain(print, store)(record)
         seen.append(record)
 
     guard = coroutine(handler, store)
