@@ -182,6 +182,15 @@ class Watched(MemoryStore):
         super().release(ids, owner)
 
 
+noted_keys: list[bytes] = []
+
+
+async def noted(record: Any) -> None:
+    """Where another process would find it."""
+    await asyncio.sleep(0)
+    noted_keys.append(record.key)
+
+
 def claims_of(store: Any) -> Claims:
     return Claims(store, name="h", lease_ms=60_000, expires_ms=60_000)
 
@@ -317,7 +326,10 @@ def test_a_guard_goes_to_workers_as_its_settings(tmp_path: Any) -> None:
     one, other = pickle.loads(pickle.dumps(guard)), pickle.loads(pickle.dumps(guard))
     assert one(record_of()) is None
     assert other(record_of()) == guard(record_of()) == Duplicates(1, called=False)
-    for each in (guard, one, other):
+    worker = pickle.loads(pickle.dumps(plain(noted, SqliteStore(tmp_path / "done.db"), "key")))
+    assert worker(record_of(key=b"k")) is None and noted_keys == [b"k"]
+    assert worker(record_of(key=b"k")) == Duplicates(1, called=False)
+    for each in (guard, one, other, worker):
         each.claims.store.close()
 
 

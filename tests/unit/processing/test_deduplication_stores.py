@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -111,6 +113,28 @@ def test_a_file_is_for_several_and_outlives_them(tmp_path: Path) -> None:
     assert one.claim(IDS, "a", 60_000) == ["done", "done", "new", "new"], "it opens by itself"
     one.close()
     other.close()
+
+
+def test_of_several_that_make_a_file_at_once_none_fails(tmp_path: Path) -> None:
+    answers: list[str] = []
+
+    def claim(path: Path, owner: str, together: threading.Barrier) -> None:
+        store = SqliteStore(path)
+        together.wait(30)
+        answers.extend(store.claim(IDS[:1], owner, 60_000))
+        store.close()
+
+    for turn in range(30):
+        together = threading.Barrier(6)
+        threads = [
+            threading.Thread(target=claim, args=(tmp_path / f"{turn}.db", f"{number}", together))
+            for number in range(6)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+    assert Counter(answers) == {"new": 30, "busy": 150}
 
 
 def test_a_file_takes_more_ids_than_a_statement_has_variables(tmp_path: Path) -> None:

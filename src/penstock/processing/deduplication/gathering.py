@@ -101,9 +101,8 @@ def _tell(answer: asyncio.Future[T], told: T | DeduplicationError) -> bool:
     if answer.done():
         return False
     if isinstance(told, DeduplicationError):
-        own = DeduplicationError(
-            str(told), retriable=told.retriable
-        )  # one that many raise gathers all their tracebacks
+        # One for each: one that many raise gathers all their tracebacks.
+        own = DeduplicationError(str(told), retriable=told.retriable)
         own.__cause__ = told.__cause__
         answer.set_exception(own)
     else:

@@ -62,9 +62,8 @@ class Guard:
 
     def worker_died(self, payload: Payload, pid: int) -> None:
         """It was at this: its claims are given back, since who knows that it is dead need not wait for their lease."""
-        with contextlib.suppress(
-            Exception
-        ):  # of a function that cannot tell the id: then nothing was claimed
+        # A function that cannot tell the id may raise what it will: nothing was claimed then.
+        with contextlib.suppress(Exception):
             ids = {self._identity.of(record) for record in self._records(payload)} - {None}
             self.claims.release(list(ids), pid=pid)  # type: ignore[arg-type]
 
@@ -251,9 +250,8 @@ def guard_of(spec: HandlerSpec, group_id: str) -> CoroutineGuard | PlainGuard | 
     deduplicate = spec.deduplicate
     if deduplicate is None:
         return None
-    identity = deduplicate.attach(
-        spec, group_id
-    )  # again, since the group may have been given after the declaration
+    # Once more, since the group may have been given after the handler was declared.
+    identity = deduplicate.attach(spec, group_id)
     claims = Claims(
         deduplicate.store,
         name=spec.name,

@@ -171,15 +171,28 @@ class SqliteStore:
                 self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )
             try:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = FULL")
-                for statement in _CREATE:
-                    connection.execute(self._sql(statement))
+                self._prepare(connection)
             except BaseException:
                 connection.close()
                 raise
             self._connection, self._pid = connection, os.getpid()
         return self._connection
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Of several that make a file at once, SQLite lets some fail without waiting, lest they wait for each other."""
+        deadline_s = time.monotonic() + _BUSY_TIMEOUT_S
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
+                for statement in _CREATE:
+                    connection.execute(self._sql(statement))
+                return
+            except sqlite3.OperationalError as error:
+                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if not busy or time.monotonic() > deadline_s:
+                    raise
+            time.sleep(0.01)
 
     def __repr__(self) -> str:
         return f"SqliteStore({str(self._path)!r})"
