@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         RetryTopic,
         Skip,
         SkipRecord,
+        Spool,
         Stop,
     )
     from .processing.deduplication import MemoryStore, PostgresStore, RedisStore, SqliteStore
@@ -82,6 +83,7 @@ _LAZY = {
     "RetryTopic": "penstock.processing",
     "Skip": "penstock.processing",
     "SkipRecord": "penstock.processing",
+    "Spool": "penstock.processing",
     "SqliteStore": "penstock.processing.deduplication",
     "Stop": "penstock.processing",
 }
@@ -120,6 +122,7 @@ __all__ = [
     "RetryTopic",
     "Skip",
     "SkipRecord",
+    "Spool",
     "SqliteStore",
     "Stop",
     "TimestampType",

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -645,3 +645,83 @@ def test_38_a_handler_that_hangs_is_told_of(broker: DevBroker, caplog: pytest.Lo
         until(lambda: processor.health().ready, "it is a member still: what it could do goes on")
         assert running.error is None
         hangs[0] = False
+
+
+def test_a_handler_that_stops_the_processor_is_not_called_again(broker: DevBroker) -> None:
+    topic, calls = made(broker, 20, keys=20, partitions=1), Counter[int]()
+    processor = processor_of(broker)
+
+    @processor.handler(topic, retry=Retry(attempts=3, backoff="1ms"))
+    async def handle(record: Any) -> None:
+        calls[record.offset] += 1
+        if record.offset == 12:
+            raise RuntimeError("broken")
+
+    with Running(processor) as running:
+        running.ended()
+    assert calls[12] == 3, "it was called after the decision to stop"
+
+
+def test_with_transactions_nothing_is_called_done_whose_outputs_are_not_written(broker: DevBroker) -> None:
+    topic, out, group = made(broker, 20, keys=20, partitions=1), made(broker), uuid.uuid4().hex
+    processor, called, may_go = processor_of(broker, group, exactly_once=True), [], threading.Event()
+
+    @processor.handler(topic, output=out)
+    def handle(record: Any) -> Output:
+        if record.offset == 3:
+            may_go.wait(WAIT_S)
+        called.append(record.offset)
+        return Output(record.value)
+
+    def stored() -> Any:
+        with KafkaConsumer(bootstrap_servers=broker.bootstrap_servers, group_id=group) as consumer:
+            return consumer.committed(TopicPartition(topic, 0))
+
+    with Running(processor):
+        until(lambda: len(called) == 19 and stored() is not None and stored().offset == 3, "all but one")
+        time.sleep(0.2)  # some commits
+        assert stored().metadata == "", "outputs in memory would be lost with the process"
+        may_go.set()
+        until(lambda: stored().offset == 20, "all committed")
+
+
+def test_what_waits_in_a_retry_topic_for_long_is_in_nobodys_way(broker: DevBroker) -> None:
+    """More of them than may be held: they wait at the broker."""
+    topic, later, group = made(broker, 600), made(broker, partitions=2), uuid.uuid4().hex
+    processor = processor_of(broker, group, max_buffered_records=100)
+    calls, held = Counter[bytes](), []
+
+    @processor.handler(
+        topic, order_by=None, on_error={ValueError: RetryTopic(later, delay="3s", attempts=2, then=Skip())}
+    )
+    async def handle(record: Any) -> None:
+        calls[record.value] += 1
+        held.append(processor.health().details["held_records"])
+        if int(record.value) % 2 and record.topic == topic:
+            raise ValueError("later")
+
+    with Running(processor):
+        until(lambda: len(calls) == 600, "all are tried once")
+        assert sum(calls.values()) == 600
+        with KafkaProducer(bootstrap_servers=broker.bootstrap_servers) as producer:
+            for number in range(1_000, 1_200, 2):
+                producer.send(topic, value=b"%d" % number)
+        until(lambda: len(calls) == 700, "others are handled meanwhile")
+        assert sum(calls.values()) == 700, "none of the others was due"
+        until(lambda: sum(calls.values()) == 1_000, "they are handled when they are due")
+    assert {n for n, count in calls.items() if count == 2} == {b"%d" % n for n in range(1, 600, 2)}
+    assert max(held) <= 100
+    assert sum(committed(broker, group, later, 2).values()) == 300
+
+
+def test_a_batch_that_cannot_become_full_does_not_wait(broker: DevBroker) -> None:
+    topic = made(broker, 300)
+    processor, done = processor_of(broker, max_buffered_records=50), []
+
+    @processor.handler(topic, order_by="partition", batch=1_000, within="1h")
+    async def handle(records: Any) -> None:
+        done.extend(record.value for record in records)
+
+    with Running(processor):
+        until(lambda: len(done) >= 250, "batches of what may be held")
+    assert len(set(done)) == len(done)

@@ -1,4 +1,4 @@
-"""Processors in processes of their own, for tests that kill them: python -m tests.support.processors copy|store|mail ...
+"""Processors in processes of their own, for tests that kill them: python -m tests.support.processors copy|store|mail|spool ...
 
 Each prints a line for each hundred records that it has begun, so that a test can kill it in the midst of work.
 """
@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -17,7 +18,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from penstock import Deduplicate, Output, PostgresSink, Processor, Retry, RetryTopic, SqliteStore
+from penstock import (
+    Deduplicate,
+    Output,
+    PostgresSink,
+    Processor,
+    Retry,
+    RetryTopic,
+    Skip,
+    Spool,
+    SqliteStore,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,9 +65,14 @@ def config_of(bootstrap_servers: str, group: str) -> dict[str, Any]:
     }
 
 
-def copy(bootstrap_servers: str, group: str, source: str, target: str) -> None:
-    """Each record of `source` to the same partition of `target`, by transactions."""
-    processor = Processor(config_of(bootstrap_servers, group), exactly_once=True, commit_interval="20ms")
+def copy(bootstrap_servers: str, group: str, source: str, target: str, folder: str = "") -> None:
+    """Each record of `source` to the same partition of `target`, by transactions; with a spool if there is a folder for it."""
+    processor = Processor(
+        config_of(bootstrap_servers, group) | ({"group.instance.id": "1"} if folder else {}),
+        exactly_once=True,
+        commit_interval="20ms",
+        spool=folder or None,
+    )
 
     @processor.handler(source, order_by="key", concurrency=50, output=target)
     async def handle(record: Any) -> Output:
@@ -125,5 +141,39 @@ def mail(bootstrap_servers: str, group: str, topic: str, path: str, effects: str
     processor.run()
 
 
+def spool(bootstrap_servers: str, group: str, topic: str, folder: str, notes: str, options: str) -> None:
+    """Notes each record as `partition offset attempts-of-this-run` in the file `notes`. `options` is JSON: what fails, what hangs."""
+    wanted = json.loads(options)
+    if "most_file_bytes" in wanted:  # as a full disk has it: EFBIG instead of ENOSPC
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (wanted["most_file_bytes"],) * 2)
+    config = config_of(bootstrap_servers, group) | {"group.instance.id": "1", "heartbeat.interval.ms": 100}
+    processor = Processor(
+        config,
+        commit_interval=wanted.get("commit_interval", "50ms"),
+        max_buffered_records=wanted.get("max_buffered_records", 10_000),
+        spool=Spool(folder, max_bytes=wanted.get("max_bytes", "64MB")),
+    )
+    out = os.open(notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    @processor.handler(
+        topic,
+        concurrency=wanted.get("concurrency", 20),
+        retry=Retry(attempts=5, backoff=wanted.get("backoff", "1ms"), then=Skip()),
+    )
+    async def handle(record: Any) -> None:
+        what = (record.value or b"").decode()
+        if what == "hangs" and wanted.get("hangs"):
+            await asyncio.sleep(1000)
+        os.write(out, f"{record.partition} {record.offset} {what}\n".encode())
+        await asyncio.sleep(wanted.get("takes_s", 0))
+        if what == "fails":
+            raise ConnectionError
+
+    processor.run()
+
+
 if __name__ == "__main__":
-    {"copy": copy, "sort_out": sort_out, "store": store, "mail": mail}[sys.argv[1]](*sys.argv[2:])
+    {"copy": copy, "sort_out": sort_out, "store": store, "mail": mail, "spool": spool}[sys.argv[1]](
+        *sys.argv[2:]
+    )

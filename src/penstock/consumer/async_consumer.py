@@ -382,6 +382,10 @@ class AsyncKafkaConsumer:
         """All topics that this user may see."""
         return await self._call(self._core.all_topics, self._ms(timeout))
 
+    async def topic_ids(self, topics: Iterable[str]) -> dict[str, bytes]:
+        """The id of each topic (KIP-516): a topic that is deleted and made again has another one. 16 zero bytes where there is none."""
+        return await self._call(self._core.topic_ids, list(topics), self._default_timeout_ms)
+
     # ------------------------------------------------------------ life
 
     def wakeup(self) -> None:

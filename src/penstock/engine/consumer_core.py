@@ -414,6 +414,9 @@ class ConsumerCore:
     async def partitions_for(self, topic: str, timeout_ms: float) -> list[PartitionInfo]:
         return await lookups.partitions_for(self.client, topic, timeout_ms)
 
+    async def topic_ids(self, topics: list[str], timeout_ms: float) -> dict[str, bytes]:
+        return await lookups.topic_ids(self.client, topics, timeout_ms)
+
     async def all_topics(self, timeout_ms: float) -> dict[str, list[PartitionInfo]]:
         return await lookups.all_topics(self.client, self.config["exclude.internal.topics"], timeout_ms)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..cluster import ClusterSnapshot
+from ..cluster import NO_TOPIC_ID, ClusterSnapshot
 from ..protocol import Api, error_for
 from ..types import OffsetAndTimestamp, PartitionInfo, TopicPartition
 from .client import ClusterClient
@@ -58,6 +58,15 @@ async def partitions_for(client: ClusterClient, topic: str, timeout_ms: float) -
     if code not in (0, _UNKNOWN_TOPIC_OR_PARTITION, _LEADER_NOT_AVAILABLE):
         raise error_for(code, f"topic {topic!r}")
     return client.snapshot.partition_infos(topic)
+
+
+async def topic_ids(client: ClusterClient, topics: list[str], timeout_ms: float) -> dict[str, bytes]:
+    """The id of each topic; 16 zero bytes where the broker has none (before Kafka 2.8), or there is no such topic."""
+    unknown = [topic for topic in topics if client.snapshot.topic_id(topic) == NO_TOPIC_ID]
+    if unknown:
+        async with client.within(timeout_ms, f"asking for the ids of {len(unknown)} topics"):
+            await client.fetch_metadata(unknown)
+    return {topic: client.snapshot.topic_id(topic) for topic in topics}
 
 
 async def all_topics(

@@ -6,6 +6,7 @@ from .deduplication import Deduplicate
 from .failure import DeadLetter, Reject, Retry, RetryThis, RetryTopic, Skip, SkipRecord, Stop
 from .health import Health
 from .processor import Processor
+from .spool import Spool
 from .work import Output
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "RetryTopic",
     "Skip",
     "SkipRecord",
+    "Spool",
     "Stop",
 ]

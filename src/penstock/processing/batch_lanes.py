@@ -93,6 +93,12 @@ class BatchLane(Lane):
             shard.offered = True
             self._offers.append(shard)
 
+    def hurry(self) -> None:
+        for shard in [*self._shards.values(), self._shared]:
+            if shard.count:
+                shard.aged = True
+                self._offer(shard)
+
     def due(self, now_ms: float) -> bool:
         ages = self._ages
         while ages and ages[0][0] <= now_ms:

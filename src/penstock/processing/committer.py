@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..consumer import AsyncKafkaConsumer
 from ..errors import CommitFailedError, KafkaError
 from ..types import OffsetAndMetadata, TopicPartition
-from . import finished
+from .finished import MAX_CHARS
 from .lanes import Ownership
 from .work import Output
 
@@ -32,8 +32,8 @@ class Committer:
         self._consumer = consumer
         self._owned = owned
         self._transactions = transactions
-        # What is done beyond the offset is not written by the transaction, so who comes next has to do it again.
-        self._max_chars = finished.MAX_CHARS if transactions is None else 0
+        # What lies beyond the offset has its outputs in memory until they are written with it: nobody may take it for done.
+        self._most_metadata = 0 if transactions is not None else MAX_CHARS
         self._one = asyncio.Lock()
         self.failures = 0  # since the last commit that was stored
 
@@ -49,7 +49,7 @@ class Committer:
             entries: dict[TopicPartition, OffsetAndMetadata] = {}
             owners: dict[TopicPartition, Ownership] = {}
             for owned in wanted:
-                if not owned.fenced and (entry := owned.to_commit(self._max_chars)) is not None:
+                if not owned.fenced and (entry := owned.to_commit(self._most_metadata)) is not None:
                     entries[owned.topic_partition] = entry
                     owners[owned.topic_partition] = owned
             if not entries:

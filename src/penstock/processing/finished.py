@@ -29,6 +29,17 @@ Ranges = list[tuple[int, int]]
 """Half-open runs of offsets, ascending, apart from each other."""
 
 
+def merged(runs: Iterable[tuple[int, int]]) -> Ranges:
+    """These runs, in any order and overlapping as they may, as ranges; empty ones are left out."""
+    found: Ranges = []
+    for start, end in sorted(run for run in runs if run[0] < run[1]):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], end))
+        else:
+            found.append((start, end))
+    return found
+
+
 def encode(offset: int, done: Sequence[tuple[int, int]], max_chars: int = MAX_CHARS) -> str:
     """As much of `done`, all of it above `offset`, as fits; from the lowest on. "" where nothing fits or is there."""
     most = min(len(done), _MOST_RUNS)

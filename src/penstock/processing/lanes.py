@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from ..errors import DeduplicationError, HandlerStoppedError
 from ..types import OffsetAndMetadata, TopicPartition
 from .breaker import CircuitBreaker
 from .failure import WHILE_AWAY, FailurePolicy, NotNow, RetryAt, SkipIt, StopIt, ToDeadLetter, ToRetryTopic
+from .finished import Ranges
 from .progress import PartitionProgress
 from .work import Duplicates, Parcel, Work
 
@@ -75,15 +77,29 @@ class Ownership(PartitionProgress):
     counts any more.
     """
 
-    __slots__ = ("chains", "held", "low_water", "outputs", "withdrawn")
+    __slots__ = ("chains", "has_resting", "held", "low_water", "outputs", "withdrawn")
 
-    def __init__(self, tp: TopicPartition, committed: OffsetAndMetadata | None, number: int = 0) -> None:
-        super().__init__(tp, committed, number)
+    def __init__(
+        self,
+        tp: TopicPartition,
+        committed: OffsetAndMetadata | None,
+        number: int = 0,
+        also_done: Ranges | None = None,
+    ) -> None:
+        super().__init__(tp, committed, number, also_done)
         self.chains: dict[object, Chain] = {}
         self.held = 0  # records that were taken in and are not done
         self.low_water = -1
         self.withdrawn = False
+        self.has_resting = False
         self.outputs: dict[int, Any] = {}  # by offset: what a handler returned and a transaction is to write
+
+    def retried(self, offset: int, attempts: int, due_ms: float) -> None:
+        """A record rests until another attempt: for whoever keeps that beyond this process."""
+
+    def resting(self, offset: int) -> tuple[float, int] | None:
+        """Of a record that rested when a process before this one ended: when it is due (the clock's ms), and how many attempts there were.
+        Asked while `has_resting`."""
 
     def note_epochs(self, records: ConsumerRecords) -> None:
         """Where the leader epoch changes in this run."""
@@ -258,6 +274,9 @@ class Lane:
                     max(0.0, due_ms - self._clock_ms()) / 1000,
                     error,
                 )
+                if not work.spans:
+                    partition: Ownership = work.partition  # type: ignore[assignment]
+                    partition.retried(first_record(work).offset, work.attempts, due_ms)
                 self._rest_until(work, due_ms)
             case ToDeadLetter(topic):
                 self.dead_lettered += 1
@@ -294,7 +313,7 @@ class Lane:
             )
         stopped = HandlerStoppedError(message, record.topic, record.partition, record.offset)
         stopped.__cause__ = error
-        self._again(work)  # it counts as waiting, for whoever looks
+        self._rest_until(work, math.inf)  # not done, and not to be run again
         self._host.stop_for(stopped)
 
     def withdraw(self, partitions: Iterable[Ownership]) -> None:
@@ -308,6 +327,9 @@ class Lane:
     def add(self, partition: Ownership, records: ConsumerRecords, next_offset: int) -> int:
         """Take in what poll() returned of one partition, in log order; how many are new. `next_offset`: the position after them."""
         raise NotImplementedError
+
+    def hurry(self) -> None:
+        """Hand out what waits for more to come: nothing will, before something is done."""
 
     def where(self, work: Work) -> str:
         """What a message calls a work."""
@@ -415,7 +437,7 @@ class RecordLane(Lane):
         parcel = Parcel(0, records.size_bytes())
         chains, ready, added = partition.chains, self._ready, partition.added
         by_key, key = self._by_key, (True if self._by_partition else None)
-        later = self.later if partition.topic_partition.topic in self.retry_topics else None
+        later = self._later_of(partition)
         count = 0
         for record in records:
             offset = record.offset
@@ -426,8 +448,8 @@ class RecordLane(Lane):
             if by_key:
                 key = record.raw_key  # type: ignore[assignment]
             work = Work(record, partition, key, parcel)
-            if later is not None:
-                self._add_later(work, later(record))
+            if later is not None and (told := later(record)) is not None:
+                self._add_later(work, told)
             elif key is None:
                 ready.append(work)
             elif key in chains:
@@ -446,8 +468,26 @@ class RecordLane(Lane):
             self._load.bytes += parcel.bytes
         return count
 
+    def _later_of(self, partition: Ownership) -> Callable[[ConsumerRecord], tuple[float, int] | None] | None:
+        """What says which of these records have a past; None where none has."""
+        later = self.later if partition.topic_partition.topic in self.retry_topics else None
+        if not partition.has_resting:
+            return later
+        return lambda record: (
+            partition.resting(record.offset) or (later(record) if later is not None else None)
+        )
+
     def _add_later(self, work: Work, told: tuple[float, int]) -> None:
+        """It rests until it is due, and keeps its key meanwhile; behind one of its key it waits for that alone."""
         due_ms, work.attempts = told
+        key, chains = work.key, work.partition.chains  # type: ignore[attr-defined]
+        if key is not None:
+            if key in chains:
+                if chains[key] is None:
+                    chains[key] = deque()
+                chains[key].append(work)
+                return
+            chains[key] = None
         if due_ms > self._clock_ms():
             self._rest_until(work, due_ms)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import os
 import signal
 import threading
 import uuid
@@ -21,6 +22,7 @@ from .deduplication import Deduplicate
 from .failure import FailurePolicy, OnError, Retry
 from .health import Health
 from .settings import HandlerSpec, ProcessorSettings
+from .spool import Spool
 from .units import to_duration_ms, to_size_bytes
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -54,7 +56,8 @@ class Processor:
     ('1GiB') and `cpu_budget` (cores, as 1.5), for this process and its workers: while more is used, less is held, and handlers whose
     concurrency is Adaptive run fewer calls at once.
     `exactly_once`: what handlers return is written in transactions with the offsets, and nobody who reads committed
-    records sees any of it twice (source: KIP-98, KIP-447).
+    records sees any of it twice (source: KIP-98, KIP-447). `spool`: a Spool, or its folder: what is fetched and not finished is kept on
+    disk too, so that a restart or an outage costs nothing twice.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Processor:
         max_buffered_bytes: int | str = "64MiB",
         memory_budget: int | str | None = None,
         cpu_budget: float | None = None,
+        spool: Spool | str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> None:
         given = dict(config or {}) | options
@@ -80,6 +84,7 @@ class Processor:
             max_buffered_records=max_buffered_records,
             max_buffered_bytes=to_size_bytes(max_buffered_bytes),
             budget=Budget(None if memory_budget is None else to_size_bytes(memory_budget), cpu_budget),
+            spool=spool if spool is None or isinstance(spool, Spool) else Spool(spool),
         )
         self._specs: list[HandlerSpec] = []
         self._runtime: Any = None  # set while running, by serve()

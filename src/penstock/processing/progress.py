@@ -33,10 +33,14 @@ class PartitionProgress:
     )
 
     def __init__(
-        self, topic_partition: TopicPartition, committed: OffsetAndMetadata | None, number: int = 0
+        self,
+        topic_partition: TopicPartition,
+        committed: OffsetAndMetadata | None,
+        number: int = 0,
+        also_done: finished.Ranges | None = None,
     ) -> None:
         """`committed`: what the group has stored, whose metadata may tell of records that were done beyond it. `number`: which
-        ownership of the processor this is."""
+        ownership of the processor this is. `also_done`: what else is known to be done from the committed offset on."""
         self.topic_partition = topic_partition
         self.number = number
         self.fenced = False
@@ -46,6 +50,8 @@ class PartitionProgress:
         self._done: set[int] = set()  # those of them that are done
         self._ends: dict[int, int] = {}  # of runs of more than one offset: the offset after
         history = [] if committed is None else finished.decode(committed.offset, committed.metadata)
+        if also_done:
+            history = finished.merged([*history, *also_done])
         self._history: deque[tuple[int, int]] = deque(history)  # done before, and not reached yet
         self.has_history = bool(history)
         # From which offset on records have which leader epoch; the last entry below the committed offset counts.

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import itertools
 import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
-from .._native import ConsumerRecord, ConsumerRecords
+from .._native import ConsumerRecord
 from ..consumer import AsyncKafkaConsumer
 from ..errors import (
     ConnectionFailedError,
-    IllegalStateError,
     KafkaError,
     WakeupError,
 )
@@ -32,6 +30,7 @@ from .deduplication.guard import Guard, guard_of
 from .deliveries import Deliveries, Encoders, outputs_of
 from .executors.making import executor_of
 from .health import Health
+from .intake import Intake
 from .lanes import Lane, Load, Ownership, RecordLane, first_record
 from .retry_topics import attempts_of, due_epoch_ms, headers_for_retry
 from .settings import HandlerSpec, ProcessorSettings
@@ -45,8 +44,6 @@ _RETRY_POLL_S = 1.0
 _MAX_REQUEST_BYTES = 1_048_576  # max.request.size, where it is not given
 _STILL_ALIVE_S = 30.0
 """How long the loop may not have turned before it counts as hung: a coroutine handler blocks it, perhaps."""
-_MOST_AHEAD = 100_000
-"""How many records of a partition may be kept in mind behind one that is not done; then the partition is paused."""
 
 
 class Station:
@@ -62,7 +59,7 @@ class Station:
 class Runtime:
     """One run of a processor. `stop()` may be called from any thread; all else belongs to the loop.
 
-    `owned` and `_paused` are written by the listener and the flow control, in the loop.
+    `owned` is written by the listener and the intake, in the loop.
     """
 
     def __init__(self, specs: Sequence[HandlerSpec], settings: ProcessorSettings) -> None:
@@ -71,13 +68,11 @@ class Runtime:
         self.owned: dict[TopicPartition, Ownership] = {}
         self._station_of: dict[str, Station] = {}
         self.stations: list[Station] = []
-        self._paused: set[TopicPartition] = set()
         self._load = Load(settings.max_buffered_records, settings.max_buffered_bytes, self._on_relief)
         self._adapter = Adapter(settings.budget, self._load, self._worker_pids)
         self._encoders = Encoders(settings.producer_config)
         self._most_bytes = int(settings.producer_config.get("max.request.size", _MAX_REQUEST_BYTES))
         self._most_polled = int(settings.config["max.poll.records"])
-        self._epochs = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at_ms = float("inf")
         self._failure: BaseException | None = None
@@ -93,7 +88,6 @@ class Runtime:
     async def run(self) -> None:
         """Until stop(), or until a handler's failure ends it: HandlerStoppedError then."""
         self._loop = asyncio.get_running_loop()
-        self._relief = asyncio.Event()
         self._quiet = asyncio.Event()
         producer = self._make_producer()
         transactions = None
@@ -107,8 +101,10 @@ class Runtime:
             self._dead_letters = DeadLetters(producer) if producer is not None else None
             self._consumer = AsyncKafkaConsumer(**self._settings.config)
             self._committer = Committer(self._consumer, self.owned, transactions)
+            self._intake = self._make_intake()
             try:
                 self._open_stations()
+                await self._intake.open()
                 await self._open_sinks()
                 topics = sorted(self._station_of)
                 await self._consumer.subscribe(topics, listener=self)
@@ -135,7 +131,7 @@ class Runtime:
         self._running = True
         background = [
             self._loop.create_task(self._committer.for_ever(self._settings.commit_interval_s)),
-            self._loop.create_task(self._flow()),
+            self._loop.create_task(self._intake.flow()),
             self._loop.create_task(self._turn()),
             *([self._loop.create_task(self._adapter.for_ever())] if self._adapter.needed else []),
         ]
@@ -144,9 +140,9 @@ class Runtime:
         try:
             while not self._stopping:
                 try:
-                    records = await self._consumer.poll(
-                        _POLL_MS, max_records=min(self._load.room, self._most_polled)
-                    )
+                    await self._intake.mend()
+                    room = min(self._intake.room, self._most_polled)
+                    records = await self._consumer.poll(_POLL_MS, max_records=room)
                 except WakeupError:
                     continue
                 except ConnectionFailedError as error:
@@ -160,8 +156,8 @@ class Runtime:
                     await asyncio.sleep(_RETRY_POLL_S)
                     continue
                 if records:
-                    self._take_in(records)
-                    await self._hold_back()
+                    await self._intake.take_in(records)
+                    await self._intake.hold_back()
         finally:
             self._running = False
             for task in background:
@@ -198,6 +194,7 @@ class Runtime:
             for sink in self._sinks():
                 await asyncio.to_thread(sink.close)
             await self._consumer.close()
+            await self._intake.close()
 
     # ------------------------------------------------------------ making
 
@@ -285,64 +282,27 @@ class Runtime:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error)
 
-    # ------------------------------------------------------------ records in
+    def _make_intake(self) -> Intake:
+        parts = (self._consumer, self.owned, self._station_of, self._load)
+        settings = self._settings
+        if settings.spool is None:
+            return Intake(*parts)
+        from .spool.feeding import SpooledIntake
 
-    def _take_in(self, records: ConsumerRecords) -> None:
-        self._load.record_bytes = max(1.0, records.size_bytes() / len(records))
-        next_offsets = records.next_offsets()
-        touched: dict[Station, None] = {}
-        partitions = records.partitions
-        for tp in partitions:
-            owned = self.owned.get(tp)
-            if owned is None:
-                raise IllegalStateError(f"records of {tp} came, which was never taken over")
-            station = self._station_of[tp.topic]
-            run = records if len(partitions) == 1 else records.records(tp)
-            station.lane.add(owned, run, next_offsets[tp])
-            touched[station] = None
-        for station in touched:
-            station.executor.kick()
-
-    async def _hold_back(self) -> None:
-        """Pause what there is too much of: all, or a partition that has more than its share, behind a key that stands still, say."""
-        to_pause = []
-        if self._load.full:
-            self._load.pressed = True
-            to_pause = [tp for tp in self.owned if tp not in self._paused]
-        else:
-            share = max(self._load.limit_records // max(1, len(self.owned)), 1_000)
-            for tp, owned in self.owned.items():
-                if (owned.held >= share or owned.ahead >= _MOST_AHEAD) and tp not in self._paused:
-                    owned.low_water = owned.held // 2
-                    to_pause.append(tp)
-        if to_pause:
-            self._paused.update(to_pause)
-            await self._consumer.pause(*to_pause)
+        return SpooledIntake(
+            *parts,
+            spool=settings.spool,
+            config=settings.config,
+            exactly_once=settings.exactly_once,
+            until_it_works=self._until_it_works,
+        )
 
     def _on_relief(self) -> None:
-        self._relief.set()
+        self._intake.relief.set()
 
     def relieved(self, partition: Ownership) -> None:
-        self._relief.set()
+        self._intake.relief.set()
         self._quiet.set()
-
-    async def _flow(self) -> None:
-        """Resume what was paused once enough of it is done."""
-        while True:
-            await self._relief.wait()
-            self._relief.clear()
-            if self._load.pressed:
-                continue
-            back = []
-            for tp in list(self._paused):
-                owned = self.owned.get(tp)
-                if owned is None:
-                    self._paused.discard(tp)
-                elif owned.low_water < 0:
-                    back.append(tp)
-            self._paused.difference_update(back)
-            if back:
-                await self._consumer.resume(*[tp for tp in back if tp in self._consumer.assignment()])
 
     async def _turn(self) -> None:
         """Note that the loop turns; look for what stands still."""
@@ -381,8 +341,8 @@ class Runtime:
             if before is not None:  # its revocation was never heard of
                 self._withdraw([before])
                 self._fence([before])
-            self._paused.discard(tp)
-            self.owned[tp] = Ownership(tp, stored[tp], next(self._epochs))
+                self._intake.gone(tp)
+        await self._intake.assigned(stored)
         self._assigned_once = True
 
     async def _until_it_works(self, what: str, call: Callable[[], Awaitable[Any]]) -> Any:
@@ -419,7 +379,7 @@ class Runtime:
             tp = owned.topic_partition
             if self.owned.get(tp) is owned:
                 del self.owned[tp]
-            self._paused.discard(tp)
+                self._intake.gone(tp)
         for sink, mine in self._by_sink([owned.topic_partition for owned in going]):
             await asyncio.to_thread(sink.revoked, mine)
 
@@ -562,11 +522,12 @@ class Runtime:
         reason = "running" if ready else "stopping" if self._stopping else "waiting for an assignment"
         if not alive:
             reason = f"the event loop has not turned for {idle_s:.0f} s: a coroutine handler blocks it"
+        intake: Intake | None = getattr(self, "_intake", None)  # made by run()
         details = {
             "partitions": [str(tp) for tp in list(self.owned)],
             "held_records": self._load.records,
             "held_bytes": self._load.bytes,
-            "paused_partitions": len(self._paused),
+            **({} if intake is None else intake.health()),
             "stalled_partitions": self._stalls.told(),
             "handlers": {
                 station.spec.name: {

@@ -9,6 +9,7 @@ from typing import Any
 from .adaptive import Adaptive, Budget
 from .breaker import CircuitBreaker
 from .failure import FailurePolicy
+from .spool import Spool
 from .work import Handler
 
 
@@ -46,3 +47,4 @@ class ProcessorSettings:
     max_buffered_records: int
     max_buffered_bytes: int
     budget: Budget
+    spool: Spool | None
