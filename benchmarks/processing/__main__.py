@@ -56,7 +56,9 @@ def main(given: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="fewer records, one round")
     parser.add_argument("--bootstrap", help="a broker that runs already")
-    parser.add_argument("--write", action="store_true", help="write the tables into benchmarks/README.md and README.md")
+    parser.add_argument(
+        "--write", action="store_true", help="write the tables into benchmarks/README.md and README.md"
+    )
     arguments = parser.parse_args(given)
     count, rounds = (200_000, 1) if arguments.quick else (1_000_000, arguments.rounds)
     where = report.machine()
