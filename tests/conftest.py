@@ -11,6 +11,7 @@ import pytest
 
 if TYPE_CHECKING:
     from tools.postgres import RealPostgres
+    from tools.redis import RealRedis
 
     from tests.support.kafka import RealKafka
     from tests.support.proxy import Proxy
@@ -98,6 +99,26 @@ def postgres(postgres_session: RealPostgres) -> Iterator[RealPostgres]:
     yield postgres_session
     if postgres_session.process is None:
         postgres_session.start()
+
+
+@pytest.fixture(scope="session")
+def redis_session() -> Iterator[RealRedis]:
+    """One Redis for the run. Ask for `redis` instead."""
+    from tools.redis import RealRedis
+
+    server = RealRedis()
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def redis(redis_session: RealRedis) -> Iterator[RealRedis]:
+    """A real Redis, shared by the run: `.url`, `.kill()`, `.start()`."""
+    yield redis_session
+    if redis_session.process is None:
+        redis_session.start()
 
 
 @pytest.fixture

@@ -7,31 +7,28 @@ import shutil
 import signal
 import stat
 import subprocess
-import tempfile
-import time
 import warnings
 from pathlib import Path
+from typing import Self
 
 import psycopg
 
-from tools.kafka.kafka import HOST, free_port
-from tools.kafka.watchdog import Watchdog
+from tools.kafka.kafka import HOST
+from tools.server import STOP_TIMEOUT_S, RealServer
 
-READY_TIMEOUT_S = 30.0
-STOP_TIMEOUT_S = 20.0
 UNPRIVILEGED_USER = "nobody"  # PostgreSQL refuses to run as root
 
 
-class RealPostgres:
+class RealPostgres(RealServer):
     """One server in a temporary folder. `dsn` is its address, and stays the same after kill() and start()."""
 
+    name = "PostgreSQL"
+    ends_by = signal.SIGINT  # its fast shutdown: sessions are ended, not waited for
+
     def __init__(self) -> None:
-        self.port = free_port()
-        self.folder = Path(tempfile.mkdtemp(prefix="penstock-postgres-"))
-        self.process: subprocess.Popen[bytes] | None = None
+        super().__init__()
         self._data = self.folder / "data"
         self._user = UNPRIVILEGED_USER if os.geteuid() == 0 else None
-        self._watchdog = Watchdog(self.folder)
         if self._user is not None:
             shutil.chown(self.folder, self._user)
         self._programs = self._reachable_programs()
@@ -50,10 +47,9 @@ class RealPostgres:
             connection.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(name)))
         return self.database_dsn(name)
 
-    def start(self) -> RealPostgres:
-        """Start the server, or start it again after kill(); waits until it takes connections."""
+    def start(self) -> Self:
         if not self._data.exists():
-            self._run(
+            self._once(
                 "initdb", "-D", str(self._data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"
             )
         settings = {
@@ -64,60 +60,21 @@ class RealPostgres:
             # The machine does not crash in these tests, only processes do: their writes are with the kernel.
             "fsync": "off",
         }
-        with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    str(self._programs / "postgres"),
-                    "-D",
-                    str(self._data),
-                    *(f"--{k}={v}" for k, v in settings.items()),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-                user=self._user,
-                start_new_session=True,
-            )
-        self._watchdog.add(self.process.pid)
-        self._wait_ready()
+        options = [f"--{k}={v}" for k, v in settings.items()]
+        self._run([str(self._programs / "postgres"), "-D", str(self._data), *options], self._user)
+        self._wait_ready(
+            lambda: psycopg.connect(self.dsn, connect_timeout=5).close(), psycopg.OperationalError
+        )
         return self
 
     def kill(self) -> None:
-        """SIGKILL of the server; its sessions end at once."""
-        self._end(signal.SIGKILL)
+        """SIGKILL of the server. Its sessions see that it is gone, and end; until then the server could not be started again."""
+        import psutil
 
-    def stop(self) -> None:
-        """End the server and remove its folder. Idempotent."""
-        self._end(signal.SIGINT)  # PostgreSQL's fast shutdown: sessions are ended, not waited for
-        self._watchdog.close()
-
-    def _end(self, number: signal.Signals) -> None:
-        if self.process is None:
-            return
-        self.process.send_signal(number)
-        try:
-            self.process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait(STOP_TIMEOUT_S)
-        self._watchdog.remove(self.process.pid)
-        self.process = None
-
-    def _wait_ready(self) -> None:
-        deadline = time.monotonic() + READY_TIMEOUT_S
-        while True:
-            assert self.process is not None
-            try:
-                with psycopg.connect(self.dsn, connect_timeout=5):
-                    return
-            except psycopg.OperationalError as error:
-                if self.process.poll() is not None or time.monotonic() > deadline:
-                    log = (self.folder / "server.log").read_text(errors="replace")
-                    raise RuntimeError(
-                        f"PostgreSQL did not start ({error}); its log ends with:\n{log[-3000:]}"
-                    ) from error
-            time.sleep(0.02)
+        sessions = psutil.Process(self.process.pid).children() if self.process is not None else []
+        super().kill()
+        _, alive = psutil.wait_procs(sessions, STOP_TIMEOUT_S)
+        assert not alive, alive
 
     def _reachable_programs(self) -> Path:
         """Where the programs are, or a copy: for root's unprivileged user, root's home (mode 700) is closed."""
@@ -132,7 +89,7 @@ class RealPostgres:
                 shutil.copytree(packages / part, self.folder / part, symlinks=True)
         return self.folder / "pgserver" / "pginstall" / "bin"
 
-    def _run(self, program: str, *args: str) -> None:
+    def _once(self, program: str, *args: str) -> None:
         done = subprocess.run(
             [str(self._programs / program), *args],
             capture_output=True, text=True, user=self._user, cwd=self.folder, timeout=60, check=False,

@@ -28,6 +28,7 @@ KafkaError                        retriable says whether the same call may succe
 ├── ProcessingError               concerns handlers and what they are given
 │   ├── HandlerTimeoutError       a handler took longer than its `timeout`
 │   ├── WorkerDiedError           the process that ran a handler died
+│   ├── DeduplicationError        the store of what is done is away, or refuses; no handler is called without it
 │   └── HandlerStoppedError       a handler's failure, under its policy, ends the processor; the cause is `__cause__`
 ├── SinkError                     a sink could not store records
 │   ├── FencedError               another owner has taken over: nothing of this one is stored any more
@@ -228,6 +229,15 @@ class WorkerDiedError(ProcessingError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class DeduplicationError(ProcessingError):
+    """The store that knows which effects are done could not be asked, or told. A retriable one is tried again for ever, and is no attempt
+    of the handler; any other ends the processor, since handlers do not run without the store."""
+
+    def __init__(self, message: str, *, retriable: bool = False) -> None:
+        super().__init__(message)
+        self.retriable = retriable
 
 
 class HandlerStoppedError(ProcessingError):

@@ -6,7 +6,10 @@ import ctypes
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
+
+from penstock import ConsumerRecord
 
 
 def of_orders(record: Any) -> bytes | None:
@@ -39,3 +42,21 @@ def count(records: Any) -> bytes:
 def text(raw: bytes) -> str:
     """A deserializer."""
     return raw.decode()
+
+
+def note_or_die(record: Any) -> None:
+    """note(), but the first time it dies, or hangs, where the value says so."""
+    mark = Path(f"{os.environ['PENSTOCK_TEST_EFFECTS']}.{record.partition}-{record.offset}")
+    if record.value in (b"die", b"hang") and not mark.exists():
+        mark.touch()
+        if record.value == b"die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(1000)
+    note(record)
+
+
+def note(given: Any) -> None:
+    """Effects that can be counted: a line for each record, in the file that the environment names."""
+    records = [given] if isinstance(given, ConsumerRecord) else given
+    with Path(os.environ["PENSTOCK_TEST_EFFECTS"]).open("ab", buffering=0) as file:
+        file.write(b"".join(b"%d-%d\n" % (record.partition, record.offset) for record in records))

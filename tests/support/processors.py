@@ -1,4 +1,4 @@
-"""Processors in processes of their own, for tests that kill them: python -m tests.support.processors copy|store|spool ...
+"""Processors in processes of their own, for tests that kill them: python -m tests.support.processors copy|store|mail|spool ...
 
 Each prints a line for each hundred records that it has begun, so that a test can kill it in the midst of work.
 """
@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import resource
 import signal
 import subprocess
@@ -17,7 +18,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from penstock import HttpSink, Output, PostgresSink, Processor, Retry, RetryTopic, Skip, Spool, SqliteSink
+from penstock import (
+    Deduplicate,
+    HttpSink,
+    Output,
+    PostgresSink,
+    Processor,
+    Retry,
+    RetryTopic,
+    Skip,
+    Spool,
+    SqliteSink,
+    SqliteStore,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -109,6 +122,27 @@ def store(bootstrap_servers: str, group: str, topic: str, dsn: str) -> None:
     processor.run()
 
 
+def mail(bootstrap_servers: str, group: str, topic: str, path: str, effects: str) -> None:
+    """Each record of `topic` has an effect that no transaction holds: a line in a file, its id."""
+    deduplicate = Deduplicate(SqliteStore(path), lease="1s", namespace="mails")
+    # A static member takes the place of the one that was killed at once.
+    config = config_of(bootstrap_servers, group) | {"group.instance.id": "one"}
+    processor = Processor(config, commit_interval="20ms")
+    lines = os.open(effects, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    @processor.handler(
+        topic, concurrency=20, deduplicate=deduplicate, retry=Retry(attempts=None, backoff="5ms")
+    )
+    async def handle(record: Any) -> None:
+        await asyncio.sleep(random.random() * 0.02)
+        if random.random() < 0.05:
+            raise ConnectionError("before the effect")
+        os.write(lines, f"{deduplicate.id_of(record)}\n".encode())
+        await asyncio.sleep(random.random() * 0.005)
+
+    processor.run()
+
+
 def spool(bootstrap_servers: str, group: str, topic: str, folder: str, notes: str, options: str) -> None:
     """Notes each record as `partition offset attempts-of-this-run` in the file `notes`. `options` is JSON: what fails, what hangs."""
     wanted = json.loads(options)
@@ -166,5 +200,6 @@ if __name__ == "__main__":
         "store": store,
         "store-sqlite": store_sqlite,
         "post": post,
+        "mail": mail,
         "spool": spool,
     }[sys.argv[1]](*sys.argv[2:])

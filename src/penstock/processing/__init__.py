@@ -2,6 +2,7 @@
 
 from .adaptive import Adaptive
 from .breaker import CircuitBreaker
+from .deduplication import Deduplicate
 from .failure import DeadLetter, Reject, Retry, RetryThis, RetryTopic, Skip, SkipRecord, Stop
 from .health import Health
 from .processor import Processor
@@ -12,6 +13,7 @@ __all__ = [
     "Adaptive",
     "CircuitBreaker",
     "DeadLetter",
+    "Deduplicate",
     "Health",
     "Output",
     "Processor",

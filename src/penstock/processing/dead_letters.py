@@ -10,7 +10,7 @@ import asyncio
 import logging
 import struct
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from .._native import ConsumerRecord
 from ..errors import KafkaError, RecordTooLargeError
@@ -36,6 +36,7 @@ REPLACED = frozenset((EXCEPTION, MESSAGE, STACKTRACE, ATTEMPTS))
 """What a redrive takes away; origin and rounds stay, for the case that the record fails again."""
 OURS = frozenset((*ORIGIN, EXCEPTION, MESSAGE, STACKTRACE, ATTEMPTS, ROUNDS))
 
+_INT32, _INT64 = struct.Struct(">i"), struct.Struct(">q")
 _STACKTRACE_CHARACTERS = 8_000
 _MESSAGE_CHARACTERS = 2_000
 _BACKOFF_S = (0.2, 10.0)
@@ -66,6 +67,20 @@ def headers_of(record: ConsumerRecord, error: BaseException, attempts: int, grou
         (ATTEMPTS, str(attempts).encode()),
         (ROUNDS, str(rounds_of(record) + 1).encode()),
     ]
+
+
+def origin_of(record: ConsumerRecord, topics: Collection[str]) -> tuple[str, int, int, int] | None:
+    """(topic, partition, offset, timestamp) of its first place, where its headers name one in these topics."""
+    found = dict(record.headers)
+    topic, partition, offset = found.get(TOPIC), found.get(PARTITION), found.get(OFFSET)
+    if topic is None or partition is None or offset is None or len(partition) != 4 or len(offset) != 8:
+        return None
+    name = topic.decode(errors="replace")
+    if name not in topics:
+        return None
+    timestamp = found.get(TIMESTAMP)
+    timestamp_ms = _INT64.unpack(timestamp)[0] if timestamp and len(timestamp) == 8 else record.timestamp
+    return name, _INT32.unpack(partition)[0], _INT64.unpack(offset)[0], timestamp_ms
 
 
 def rounds_of(record: ConsumerRecord) -> int:

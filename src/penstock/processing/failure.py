@@ -95,6 +95,9 @@ class Retry:
         return delay_ms * (1 + self.jitter * (2 * chance - 1))
 
 
+WHILE_AWAY = Retry(attempts=None, backoff="200ms..10s")
+"""For what passes by itself and is nobody's failure: a database that is away, a claim of another."""
+
 Action = Retry | RetryTopic | DeadLetter | Skip | Stop
 OnError = Mapping[type[BaseException], Action | Literal["retry", "dead_letter", "skip", "stop"]]
 
@@ -116,6 +119,10 @@ class Reject(Exception):
 
 class SkipRecord(Exception):
     """Raised by a handler: count this record as done."""
+
+
+class NotNow(Exception):
+    """The handler was not called, since another is at what it would do. No failure, and no attempt; again after a while."""
 
 
 # ---------------------------------------------------------------- decisions
@@ -169,11 +176,10 @@ class FailurePolicy:
     def of_sink(cls, dead_letter: str | None) -> FailurePolicy:
         """What a sink could not store for a reason that passes is tried for ever. A sink that is fenced has lost its partitions, which the
         group tells soon; if it does not, someone else writes under this group's name, and nothing may go on."""
-        forever = Retry(attempts=None, backoff="200ms..10s")
         fenced = Retry(attempts=8, backoff="200ms..10s", then=Stop())
         # Records that are refused are put away by the sink itself. What it raises is about all of them, or a mistake in the program.
         policy = cls(None, dead_letter, {FencedError: fenced, Exception: Stop()})
-        policy._sink_retry = forever
+        policy._sink_retry = WHILE_AWAY
         return policy
 
     _sink_retry: Retry | None = None

@@ -18,13 +18,13 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from .._native import ConsumerRecord, ConsumerRecords
-from ..errors import HandlerStoppedError
+from ..errors import DeduplicationError, HandlerStoppedError
 from ..types import OffsetAndMetadata, TopicPartition
 from .breaker import CircuitBreaker
-from .failure import FailurePolicy, RetryAt, SkipIt, StopIt, ToDeadLetter, ToRetryTopic
+from .failure import WHILE_AWAY, FailurePolicy, NotNow, RetryAt, SkipIt, StopIt, ToDeadLetter, ToRetryTopic
 from .finished import Ranges
 from .progress import PartitionProgress
-from .work import Parcel, Work
+from .work import Duplicates, Parcel, Work
 
 _log = logging.getLogger("penstock.processing")
 
@@ -162,6 +162,10 @@ class Lane:
         self.retried = 0
         self.dead_lettered = 0
         self.skipped = 0
+        self.duplicates = 0  # records whose effects were done already
+        self.postponed = (
+            0  # calls that were not made, since another was at it, or the de-duplication store was away
+        )
         self._policy = policy
         self._breaker = breaker
         self._load = load
@@ -194,6 +198,12 @@ class Lane:
     def finished(self, work: Work, result: Any) -> None:
         self.running.discard(work)
         self.ended_calls += 1
+        if isinstance(result, Duplicates):
+            self.duplicates += result.records
+            if not result.called:
+                self._settle(work)
+                return
+            result = None
         if self._breaker is not None and self._breaker.state != "closed":
             self._breaker.succeeded(self._clock_ms())
             self._host.waits_until(self._clock_ms())  # others may run again as well
@@ -207,6 +217,9 @@ class Lane:
         """What the policy says of it."""
         self.running.discard(work)
         self.ended_calls += 1
+        if isinstance(error, (NotNow, DeduplicationError)):
+            self._not_called(work, error)
+            return
         self.failed_calls += 1
         if self._gone(work):
             return
@@ -234,6 +247,20 @@ class Lane:
             self._again(work)
 
     # ------------------------------------------------------------ failures
+
+    def _not_called(self, work: Work, error: Exception) -> None:
+        """Nothing was tried, so nothing counts as an attempt, and nothing is known of what the breaker watches."""
+        if self._gone(work):
+            return
+        work.error = error
+        if isinstance(error, DeduplicationError) and not error.retriable:
+            self._stop(work, error)
+            return
+        self.postponed += 1
+        work.postponed += 1
+        delay_ms = WHILE_AWAY.delay_ms(work.postponed, self._chance())
+        _log.debug("%s is not handled now, but in %.1f s: %s", self.where(work), delay_ms / 1000, error)
+        self._rest_until(work, self._clock_ms() + delay_ms)
 
     def _act(self, work: Work, error: BaseException, decision: object) -> None:
         match decision:
@@ -280,6 +307,10 @@ class Lane:
             f"{self.where(work)}: the handler failed {work.attempts} times, lastly with {error!r}, and its policy is to stop; nothing is "
             "committed past it. Mend the cause and start again, or give the handler dead_letter='…' or on_error={…: 'skip'}"
         )
+        if isinstance(error, DeduplicationError):
+            message = (
+                f"{self.where(work)}: {error}. Nothing is committed past it; mend the cause and start again"
+            )
         stopped = HandlerStoppedError(message, record.topic, record.partition, record.offset)
         stopped.__cause__ = error
         self._rest_until(work, math.inf)  # not done, and not to be run again

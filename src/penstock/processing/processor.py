@@ -18,6 +18,7 @@ from ..errors import ConfigError, IllegalStateError
 from ..sinks import Sink
 from .adaptive import Adaptive, Budget
 from .breaker import CircuitBreaker
+from .deduplication import Deduplicate
 from .failure import FailurePolicy, OnError, Retry
 from .health import Health
 from .settings import HandlerSpec, ProcessorSettings
@@ -106,6 +107,7 @@ class Processor:
         batch: int = 0,
         within: Duration = "200ms",
         output: str | None = None,
+        deduplicate: Deduplicate | None = None,
         name: str | None = None,
     ) -> Callable[[F], F]:
         """Declare the decorated function as the handler of these topics.
@@ -118,6 +120,7 @@ class Processor:
         `concurrency`: calls at once (100 coroutines, 8 threads, 2 processes if not given); Adaptive(): as many as what they call can take.
         `retry`, `dead_letter`, `on_error`, `breaker`: what a failure leads to. Without any of them a failure stops the processor.
         `timeout`: of one call. `output`: the topic for what the handler returns.
+        `deduplicate`: keeps effects that are no part of a transaction, mails or HTTP calls, from being repeated.
         """
 
         def declare(function: F) -> F:
@@ -130,6 +133,7 @@ class Processor:
                     FailurePolicy(retry=retry, dead_letter=dead_letter, on_error=on_error),
                     breaker,
                     output,
+                    deduplicate=deduplicate,
                 )
             )
             return function
@@ -165,6 +169,8 @@ class Processor:
                 )
         if self._settings.exactly_once and spec.batch and spec.order_by is None and spec.sink is None:
             raise ConfigError(f"{spec.name}: with exactly_once a batch handler needs order_by='partition'")
+        if spec.deduplicate is not None:
+            spec.deduplicate.attach(spec, self.group_id, exactly_once=self._settings.exactly_once)
         self._specs.append(spec)
 
     # ------------------------------------------------------------ running
@@ -290,6 +296,7 @@ class HandlerOptions:
         breaker: CircuitBreaker | None,
         output: str | None,
         sink: Sink | None = None,
+        deduplicate: Deduplicate | None = None,
     ) -> HandlerSpec:
         """ConfigError for what does not go together."""
         if not topics or not all(isinstance(topic, str) and topic for topic in topics):
@@ -327,6 +334,7 @@ class HandlerOptions:
             breaker=breaker,
             output=output,
             sink=sink,
+            deduplicate=deduplicate,
         )
 
     def _concurrency(self, name: str, executor: str) -> int:

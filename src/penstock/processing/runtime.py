@@ -28,6 +28,7 @@ from .adapting import Adapter
 from .batch_lanes import BatchLane
 from .committer import Committer
 from .dead_letters import DeadLetters, fitting, headers_of, letter_of
+from .deduplication.guard import Guard, guard_of
 from .deliveries import Deliveries, Encoders, outputs_of
 from .executors.making import executor_of
 from .health import Health
@@ -48,12 +49,13 @@ _STILL_ALIVE_S = 30.0
 
 
 class Station:
-    """One handler at work: its lane and what runs it."""
+    """One handler at work: its lane, what runs it, and what keeps its effects from being repeated."""
 
-    def __init__(self, spec: HandlerSpec, lane: Lane, executor: Executor) -> None:
+    def __init__(self, spec: HandlerSpec, lane: Lane, executor: Executor, guard: Guard | None = None) -> None:
         self.spec = spec
         self.lane = lane
         self.executor = executor
+        self.guard = guard
 
 
 class Runtime:
@@ -188,7 +190,12 @@ class Runtime:
                 self._timer.cancel()
             for task in self._tasks:
                 task.cancel()
+            guards = [station.guard for station in self.stations if station.guard is not None]
+            for guard in guards:
+                guard.stopping = True
             await asyncio.gather(*(station.executor.stop() for station in self.stations))
+            for guard in guards:
+                await guard.close()
             for sink in self._sinks():
                 await asyncio.to_thread(sink.close)
             await self._consumer.close()
@@ -211,7 +218,8 @@ class Runtime:
 
     def _open_stations(self) -> None:
         for spec in self._specs:
-            executor, unit = executor_of(spec, self._settings.config)
+            guard = guard_of(spec, self._settings.config["group.id"])
+            executor, unit = executor_of(spec, self._settings.config, guard)
             shared: dict[str, Any] = {
                 "concurrency": spec.concurrency * unit,
                 "timeout_s": spec.timeout_s,
@@ -236,7 +244,7 @@ class Runtime:
                 lane = RecordLane(spec.name, spec.order_by, **shared)
                 lane.later = self._later
             lane.delivers = spec.sink is None
-            station = Station(spec, lane, executor)
+            station = Station(spec, lane, executor, guard)
             station.executor.start(lane)
             if spec.adaptive is not None:
                 self._adapter.add(lane, executor, spec.adaptive, unit)
@@ -262,6 +270,11 @@ class Runtime:
                 if topic is not None and hasattr(sink, "dead_letter"):
                     sink.dead_letter = functools.partial(self._dead_letter_from_thread, topic)
                 await asyncio.to_thread(sink.open, self._settings.config["group.id"])
+            if station.guard is not None:
+                await self._until_it_works(
+                    f"opening {station.spec.deduplicate.store!r}",
+                    functools.partial(asyncio.to_thread, station.guard.open),
+                )
 
     def _dead_letter_from_thread(self, topic: str, record: Any, error: BaseException) -> None:
         """A sink's bad row; returns once it is stored, or with a SinkError where its partition goes meanwhile."""
@@ -551,6 +564,8 @@ class Runtime:
                     "done": station.lane.done_records,
                     "failed_calls": station.lane.failed_calls,
                     "dead_lettered": station.lane.dead_lettered,
+                    "duplicates": station.lane.duplicates,
+                    "postponed": station.lane.postponed,
                 }
                 for station in self.stations
             },

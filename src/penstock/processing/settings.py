@@ -31,6 +31,7 @@ class HandlerSpec:
     breaker: CircuitBreaker | None
     output: str | None
     sink: Any = None  # a Sink, or None
+    deduplicate: Any = None  # a Deduplicate, or None
 
 
 @dataclass(frozen=True, slots=True)

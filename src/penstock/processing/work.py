@@ -51,6 +51,7 @@ class Work:
         "parcel",
         "partition",
         "payload",
+        "postponed",
         "rest",
         "spans",
         "started_s",
@@ -75,8 +76,17 @@ class Work:
         )
         self.error: BaseException | None = None  # why it waits for another attempt
         self.attempts = 0  # calls of the handler that have failed
+        self.postponed = 0  # times that its turn came and the handler was not called
         self.first_failed_ms = 0.0
         self.started_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicates:
+    """Reported in place of a result: so many records were left out, since their effects are done. `called`: the handler was, for others."""
+
+    records: int
+    called: bool
 
 
 class WorkSource(Protocol):

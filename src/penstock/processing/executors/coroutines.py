@@ -78,6 +78,7 @@ class CoroutineExecutor:
                     work = await self._parking(hand)
                     continue
                 hand.work = work
+                hand.ending = None  # the call before may have caught what was to end it
                 if timed:
                     work.started_s = clock()
                 try:

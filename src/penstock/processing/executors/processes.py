@@ -65,8 +65,11 @@ class ProcessExecutor:
         key_deserializer: Callable[..., Any] | None = None,
         value_deserializer: Callable[..., Any] | None = None,
         batches: bool = False,
+        on_death: Callable[[Any, int], None] | None = None,
     ) -> None:
-        """ConfigError where the handler or a deserializer cannot be found by another process: a lambda, or a function within another."""
+        """`on_death` is called with what a process that died was at, and its pid, in a thread where it may wait.
+
+        ConfigError where the handler or a deserializer cannot be found by another process: a lambda, or a function within another."""
         try:
             pickle.dumps((handler, key_deserializer, value_deserializer))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -74,6 +77,7 @@ class ProcessExecutor:
                 f"executor='process': another process cannot find the handler or a deserializer ({error}); define them at the top of a "
                 "module, and declare the handler with processor.handler(…)(function), not as a decorator that replaces it"
             ) from error
+        self._on_death = on_death
         self._what = (handler, key_deserializer, value_deserializer, batches)
         self._context = multiprocessing.get_context(
             "spawn"
@@ -186,9 +190,11 @@ class ProcessExecutor:
 
     def _died(self, seat: _Seat) -> None:
         """The work at hand is to blame, unless we killed its process for another reason."""
-        why = seat.killed_for
+        why, pid = seat.killed_for, seat.process.pid
         exit_code = self._end_process(seat)
         rest = seat.works[seat.told :]
+        if self._on_death is not None:
+            self._on_death(rest[0].payload, pid)
         seat.told = len(seat.works)
         if why == "timeout":
             limit = f"the handler took longer than its timeout of {self._source.timeout_s:g} s, and its process was killed"
