@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     )
     from .processing.deduplication import MemoryStore, PostgresStore, RedisStore, SqliteStore
     from .producer import KafkaProducer
-    from .sinks import PostgresSink
+    from .sinks import DatabaseSink, HttpSink, PostgresSink, SqliteSink
 
 _LAZY = {
     "Admin": "penstock.admin",
@@ -63,9 +63,11 @@ _LAZY = {
     "CircuitBreaker": "penstock.processing",
     "ConsumerRecord": "penstock._native",
     "ConsumerRecords": "penstock._native",
+    "DatabaseSink": "penstock.sinks",
     "DeadLetter": "penstock.processing",
     "Deduplicate": "penstock.processing",
     "DevBroker": "penstock.devbroker",
+    "HttpSink": "penstock.sinks",
     "KafkaConsumer": "penstock.consumer.kafka_consumer",
     "KafkaProducer": "penstock.producer",
     "MemoryStore": "penstock.processing.deduplication",
@@ -84,6 +86,7 @@ _LAZY = {
     "Skip": "penstock.processing",
     "SkipRecord": "penstock.processing",
     "Spool": "penstock.processing",
+    "SqliteSink": "penstock.sinks",
     "SqliteStore": "penstock.processing.deduplication",
     "Stop": "penstock.processing",
 }
@@ -97,9 +100,11 @@ __all__ = [
     "ConsumerGroupMetadata",
     "ConsumerRecord",
     "ConsumerRecords",
+    "DatabaseSink",
     "DeadLetter",
     "Deduplicate",
     "DevBroker",
+    "HttpSink",
     "KafkaConsumer",
     "KafkaProducer",
     "MemberSubscription",
@@ -123,6 +128,7 @@ __all__ = [
     "Skip",
     "SkipRecord",
     "Spool",
+    "SqliteSink",
     "SqliteStore",
     "Stop",
     "TimestampType",

@@ -56,8 +56,10 @@ class World:
         if kind == "records":
             self.lane = RecordLane("sim", order, **shared)
         else:
+            alone = order == "all"  # as a sink's
+            within_ms, batch = chance.choice([0, 30]), chance.choice([1, 3, 10])
             self.lane = BatchLane(
-                "sim", order, batch=chance.choice([1, 3, 10]), within_ms=chance.choice([0, 30]), **shared
+                "sim", None if alone else order, batch=batch, within_ms=within_ms, alone=alone, **shared
             )
         self.logs = {
             partition: log_of(partition, chance.choice([0, 20, 60]), chance.choice([1, 5, 50]), chance)
@@ -255,8 +257,13 @@ class World:
         )
 
 
-@pytest.mark.parametrize("order", ["key", "partition", None])
-@pytest.mark.parametrize("kind", ["records", "batches"])
+@pytest.mark.parametrize(
+    ("kind", "order"),
+    [
+        *((kind, order) for kind in ("records", "batches") for order in ("key", "partition", None)),
+        ("batches", "all"),
+    ],
+)
 def test_06_to_12_and_32_hold_whatever_the_seed(kind: str, order: str | None) -> None:
     for seed in range(SEEDS):
         world = World(seed, kind, order)

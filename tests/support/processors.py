@@ -20,6 +20,7 @@ from typing import Any
 
 from penstock import (
     Deduplicate,
+    HttpSink,
     Output,
     PostgresSink,
     Processor,
@@ -27,6 +28,7 @@ from penstock import (
     RetryTopic,
     Skip,
     Spool,
+    SqliteSink,
     SqliteStore,
 )
 
@@ -173,7 +175,31 @@ def spool(bootstrap_servers: str, group: str, topic: str, folder: str, notes: st
     processor.run()
 
 
+def store_sqlite(bootstrap_servers: str, group: str, topic: str, path: str) -> None:
+    """Each record of `topic` as a row of the table `copies` of a file."""
+    sink = SqliteSink(path, "copies", {"place": "partition", "kafka_offset": "offset", "body": "value"})
+    _run_quickly(bootstrap_servers, group, topic, sink)
+
+
+def post(bootstrap_servers: str, group: str, topic: str, url: str, batch: str) -> None:
+    """Each record of `topic` to a server."""
+    _run_quickly(bootstrap_servers, group, topic, HttpSink(url, batch=int(batch), timeout_s=2))
+
+
+def _run_quickly(bootstrap_servers: str, group: str, topic: str, sink: Any) -> None:
+    config = config_of(bootstrap_servers, group) | {"session.timeout.ms": 1_000, "heartbeat.interval.ms": 100}
+    processor = Processor(config, commit_interval="50ms")
+    processor.sink(topic, sink=sink, batch=200)
+    processor.run()
+
+
 if __name__ == "__main__":
-    {"copy": copy, "sort_out": sort_out, "store": store, "mail": mail, "spool": spool}[sys.argv[1]](
-        *sys.argv[2:]
-    )
+    {
+        "copy": copy,
+        "sort_out": sort_out,
+        "store": store,
+        "store-sqlite": store_sqlite,
+        "post": post,
+        "mail": mail,
+        "spool": spool,
+    }[sys.argv[1]](*sys.argv[2:])

@@ -37,12 +37,17 @@ class _Shard:
 
 class BatchLane(Lane):
     """Runs of records. `order`: 'partition' or 'key', one batch of a partition at a time; None: of all partitions, any number at once.
+    `alone`: of all partitions, one at a time: for a sink, whose offsets would pass a batch that rests until its retry is due, if another
+    overtook it.
 
     A batch is formed when `batch` records wait, or when one has waited for `within_ms`.
     """
 
-    def __init__(self, name: str, order: str | None, *, batch: int, within_ms: float, **rest: Any) -> None:
+    def __init__(
+        self, name: str, order: str | None, *, batch: int, within_ms: float, alone: bool = False, **rest: Any
+    ) -> None:
         super().__init__(name, **rest)
+        self._in_turn = alone or order is not None  # a shard's batches
         self._batch = batch
         self._within_ms = within_ms
         self._apart = order is not None
@@ -89,7 +94,7 @@ class BatchLane(Lane):
 
     def _offer(self, shard: _Shard) -> None:
         takeable = shard.count >= self._batch or (shard.aged and shard.count)
-        if takeable and not shard.offered and not (self._apart and shard.out):
+        if takeable and not shard.offered and not (self._in_turn and shard.out):
             shard.offered = True
             self._offers.append(shard)
 
@@ -121,7 +126,7 @@ class BatchLane(Lane):
         shard.offered = False
         work = self._form(shard)
         shard.out += 1
-        if not self._apart:
+        if not self._in_turn:
             self._offer(shard)
         return work
 

@@ -149,7 +149,7 @@ class Processor:
         dead_letter: str | None = None,
         name: str | None = None,
     ) -> None:
-        """Store the records of these topics by a sink: rows and offsets in one transaction, so exactly once.
+        """Store the records of these topics by a sink, each once: a sink stores its offsets with its rows, or names each record (HttpSink).
 
         The sink is given what waits, at most `batch` records, as soon as it is free (or `within` a time). A row that it refuses for good
         goes to `dead_letter`; without one it stops the processor.

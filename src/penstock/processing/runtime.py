@@ -6,6 +6,7 @@ Everything runs in one event loop. Handlers of coroutines run in it as well, tho
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import functools
 import logging
 import random
@@ -18,6 +19,7 @@ from ..consumer import AsyncKafkaConsumer
 from ..errors import (
     ConnectionFailedError,
     KafkaError,
+    SinkError,
     WakeupError,
 )
 from ..producer import KafkaProducer
@@ -82,6 +84,8 @@ class Runtime:
         self._turned_s = time.monotonic()
         self._assigned_once = False
         self._tasks: set[asyncio.Task[None]] = set()
+        # Dead letters that sinks wait for, in their threads.
+        self._letters: set[concurrent.futures.Future[None]] = set()
 
     # ------------------------------------------------------------ life
 
@@ -181,6 +185,7 @@ class Runtime:
             await self._committer.commit(owned)
         finally:
             self._fence(owned)
+            await self._revoke_sinks([one.topic_partition for one in owned])
             if self._timer is not None:
                 self._timer.cancel()
             for task in self._tasks:
@@ -228,7 +233,12 @@ class Runtime:
             lane: Lane
             if spec.batch:
                 lane = BatchLane(
-                    spec.name, spec.order_by, batch=spec.batch, within_ms=spec.within_ms, **shared
+                    spec.name,
+                    spec.order_by,
+                    batch=spec.batch,
+                    within_ms=spec.within_ms,
+                    alone=spec.sink is not None,
+                    **shared,
                 )
             else:
                 lane = RecordLane(spec.name, spec.order_by, **shared)
@@ -267,11 +277,28 @@ class Runtime:
                 )
 
     def _dead_letter_from_thread(self, topic: str, record: Any, error: BaseException) -> None:
-        """A sink's bad row; returns once it is stored."""
+        """A sink's bad row; returns once it is stored, or with a SinkError where its partition goes meanwhile."""
         assert self._dead_letters is not None
         headers = headers_of(record, error, 1, self._settings.config["group.id"])
         sending = self._dead_letters.send(record, topic, headers)
-        asyncio.run_coroutine_threadsafe(sending, self._loop).result()
+        letter = asyncio.run_coroutine_threadsafe(sending, self._loop)
+        self._letters.add(letter)
+        try:
+            letter.result()
+        except concurrent.futures.CancelledError:
+            where = f"{record.topic}-{record.partition} offset {record.offset}"
+            raise SinkError(f"{where} was not put into {topic} in time", retriable=True) from None
+        finally:
+            self._letters.discard(letter)
+
+    async def _revoke_sinks(self, partitions: Iterable[TopicPartition]) -> None:
+        """A sink may let revoked() wait for its write(), and this for a dead letter, for ever while that topic is away: it is given up."""
+        for sink, mine in self._by_sink(partitions):
+            revoking = asyncio.ensure_future(asyncio.to_thread(sink.revoked, mine))
+            while not (await asyncio.wait({revoking}, timeout=_RETRY_POLL_S))[0]:
+                for letter in list(self._letters):
+                    letter.cancel()
+            await revoking
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
@@ -380,8 +407,7 @@ class Runtime:
             if self.owned.get(tp) is owned:
                 del self.owned[tp]
                 self._intake.gone(tp)
-        for sink, mine in self._by_sink([owned.topic_partition for owned in going]):
-            await asyncio.to_thread(sink.revoked, mine)
+        await self._revoke_sinks([owned.topic_partition for owned in going])
 
     def _by_sink(self, partitions: Iterable[TopicPartition]) -> list[tuple[Any, list[TopicPartition]]]:
         found: dict[int, tuple[Any, list[TopicPartition]]] = {}

@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from .._native import ConsumerRecords
-from ..errors import FencedError
 from ..types import TopicPartition
+from .offsets import Offsets
 
 _log = logging.getLogger("penstock.sinks")
 
 _LOCK_TIMEOUT_MS = 10_000
 
 
-class Offsets:
-    """What this owner knows: `_epochs` since it took a partition over, `_next` what is stored. Nobody else may write them meanwhile."""
+class PostgresOffsets(Offsets["psycopg.Connection[Any]"]):
+    """Their statements in PostgreSQL: one for all partitions."""
 
-    def __init__(self, table: str, owner: str) -> None:
-        self.group_id = ""
+    def __init__(self, table: str) -> None:
+        super().__init__()
         self._table = sql.Identifier(*table.split("."))
-        self._owner = owner
-        self._epochs: dict[TopicPartition, int] = {}
-        self._next: dict[TopicPartition, int] = {}
-
-    @property
-    def owns_any(self) -> bool:
-        return bool(self._epochs)
 
     @property
     def application(self) -> str:
@@ -61,23 +53,16 @@ class Offsets:
         except psycopg.errors.LockNotAvailable:
             ended = connection.execute(
                 "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = %s AND pid <> pg_backend_pid() "
-                "AND usename = current_user AND datname = current_database() AND xact_start < now() - interval '5 s'",
-                [self.application],
+                "AND usename = current_user AND datname = current_database() AND xact_start < now() - %s * interval '1 ms'",
+                [self.application, _LOCK_TIMEOUT_MS / 2],
             ).fetchone()
             _log.warning(
-                "a transaction of an owner before held the offsets for %d s; %s sessions were ended",
-                _LOCK_TIMEOUT_MS // 1000,
+                "a transaction of an owner before held the offsets for %g s; %s sessions were ended",
+                _LOCK_TIMEOUT_MS / 1000,
                 ended[0] if ended else 0,
             )
             rows = self._take(connection, partitions)
-        found = {}
-        for topic, partition, next_offset, epoch in rows:
-            tp = TopicPartition(topic, partition)
-            self._epochs[tp] = epoch
-            self._next.pop(tp, None)
-            if next_offset is not None:
-                found[tp] = self._next[tp] = next_offset
-        return found
+        return self.taken(rows)
 
     def _take(self, connection: psycopg.Connection[Any], partitions: list[TopicPartition]) -> list[Any]:
         with connection.transaction():
@@ -93,17 +78,11 @@ class Offsets:
                 ).format(table=self._table),
                 [
                     self.group_id,
-                    self._owner,
+                    self.owner,
                     [tp.topic for tp in partitions],
                     [tp.partition for tp in partitions],
                 ],
             ).fetchall()
-
-    def forget(self, partitions: Iterable[TopicPartition]) -> None:
-        """They are no longer this owner's."""
-        for tp in partitions:
-            self._epochs.pop(tp, None)
-            self._next.pop(tp, None)
 
     def read(self, connection: psycopg.Connection[Any]) -> None:
         """What is stored of what this owner has; FencedError if another has taken some of it over."""
@@ -115,24 +94,7 @@ class Offsets:
             ).format(table=self._table),
             [[tp.topic for tp in self._epochs], [tp.partition for tp in self._epochs], self.group_id],
         ).fetchall()
-        stored = {
-            TopicPartition(topic, partition): (offset, epoch) for topic, partition, offset, epoch in rows
-        }
-        self._check({tp for tp, epoch in self._epochs.items() if tp not in stored or stored[tp][1] != epoch})
-        for tp, (offset, _) in stored.items():
-            if offset is not None:
-                self._next[tp] = offset
-
-    def stored_before(self, records: ConsumerRecords) -> set[int]:
-        """The indices of records that are stored already."""
-        known = self._next
-        if not any(tp in known and records.records(tp)[0].offset < known[tp] for tp in records.partitions):
-            return set()
-        return {
-            index
-            for index, record in enumerate(records)
-            if record.offset < known.get(record.topic_partition, -1)
-        }
+        self.found(rows)
 
     def advance(self, connection: psycopg.Connection[Any], records: ConsumerRecords) -> None:
         """Within the transaction of the rows: the offsets after them. FencedError where an epoch is not this owner's.
@@ -160,16 +122,3 @@ class Offsets:
         ).fetchall()
         if len(updated) != len(after):
             self._check(set(after) - {TopicPartition(*row) for row in updated})
-
-    def advanced(self, records: ConsumerRecords) -> None:
-        """The transaction is committed."""
-        for tp, offset in records.next_offsets().items():
-            self._next[tp] = max(offset, self._next.get(tp, -1))
-
-    def _check(self, lost: set[TopicPartition]) -> None:
-        if lost:
-            raise FencedError(
-                f"{', '.join(map(str, sorted(lost)[:5]))}: another owner of group {self.group_id!r} has taken over; nothing of this one is "
-                "stored any more",
-                retriable=False,
-            )

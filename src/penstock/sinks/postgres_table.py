@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from .._native import ConsumerRecord, ConsumerRecords, CopyEncoder
-from ..errors import SchemaError
-from .columns import Column, columns_by_name
+from .._native import ConsumerRecords, CopyEncoder
+from .columns import Column, Source
+from .schema import TableColumn, fitted, fitted_key
+from .storing import Rows
+from .values import RowMaker
 
 _STAGE = "penstock_stage"
 
 
-@dataclass
-class Rows:
-    """Blocks of COPY's text format, or rows for psycopg to write; and records that cannot be a row, with the reason."""
-
-    blocks: list[bytes] = field(default_factory=list)
-    values: list[tuple[Any, ...]] = field(default_factory=list)
-    count: int = 0
-    bad: list[tuple[int, Exception]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class _TableColumn:
-    name: str
-    type: str  # as format_type has it
-    required: bool  # NOT NULL without a default
-    generated: bool
-
-
-class Table:
+class PostgresTable:
     """Written by look(), once per opening."""
 
     def __init__(self, name: str, *, upsert: bool, key: tuple[str, ...]) -> None:
@@ -43,40 +24,20 @@ class Table:
         self._upsert = upsert
         self._key = key
         self._columns: list[Column] = []
-        self._types: dict[str, str] = {}
         self._encoder: CopyEncoder | None = None
+        self._maker: RowMaker | None = None  # in its place, where a column has a function or is an array
 
     # ------------------------------------------------------------ the schema
 
     def look(self, connection: psycopg.Connection[Any], given: list[Column] | None) -> None:
         """SchemaError where the columns and the table do not fit."""
         there = self._read(connection)
-        by_name = {column.name: column for column in there}
-        if given is None:
-            given = columns_by_name([column.name for column in there if not column.generated])
-        missing = [column.name for column in given if column.name not in by_name]
-        if missing:
-            raise SchemaError(
-                f"table {self.name} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, by_name))}. "
-                f"ALTER TABLE {self.name} ADD COLUMN {missing[0]} text, say, or give other columns"
-            )
-        named = {column.name for column in given}
-        unfilled = [column.name for column in there if column.required and column.name not in named]
-        if unfilled:
-            raise SchemaError(
-                f"table {self.name}: {', '.join(map(repr, unfilled))} is NOT NULL without a default, and nothing goes into it: give it a "
-                f"source, or ALTER TABLE {self.name} ALTER COLUMN {unfilled[0]} DROP NOT NULL"
-            )
-        self._columns = given
-        self._types = {column.name: column.type for column in there}
+        self._columns = fitted(self.name, there, given)
         if self._upsert:
             self._key = self._look_for_key(connection)
-        if all(isinstance(column.source, str) for column in given):
-            self._encoder = self._make_encoder(by_name)
-        else:
-            self._encoder = None
+        self._make_encoder({column.name: column for column in there})
 
-    def _read(self, connection: psycopg.Connection[Any]) -> list[_TableColumn]:
+    def _read(self, connection: psycopg.Connection[Any]) -> list[TableColumn]:
         rows = connection.execute(
             "SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull AND NOT a.atthasdef AND a.attidentity = '', "
             "a.attgenerated <> '' OR a.attidentity <> '' OR (a.atthasdef AND pg_get_expr(d.adbin, d.adrelid) LIKE 'nextval(%%') "
@@ -84,12 +45,7 @@ class Table:
             "WHERE a.attrelid = to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
             [self.name],
         ).fetchall()
-        if not rows:
-            raise SchemaError(
-                f"there is no table {self.name} in this database (search_path and upper case letters matter); create it first: "
-                f"CREATE TABLE {self.name} (…)"
-            )
-        return [_TableColumn(*row) for row in rows]
+        return [TableColumn(*row) for row in rows]
 
     def _look_for_key(self, connection: psycopg.Connection[Any]) -> tuple[str, ...]:
         """The columns to merge by: there has to be a unique index of exactly these, for ON CONFLICT."""
@@ -101,29 +57,23 @@ class Table:
             [self.name],
         ).fetchall()
         wanted = self._key or next((tuple(names) for primary, names in rows if primary), ())
-        if not wanted or sorted(wanted) not in [names for _, names in rows]:
-            shown = ", ".join(wanted) or "id"
-            raise SchemaError(
-                f"mode='upsert' needs a primary key or a unique index of table {self.name} on ({shown}): "
-                f"CREATE UNIQUE INDEX ON {self.name} ({shown})"
-            )
-        named = {column.name for column in self._columns}
-        if absent := [name for name in wanted if name not in named]:
-            raise SchemaError(
-                f"table {self.name}: nothing goes into {', '.join(map(repr, absent))}, which is the key to merge by"
-            )
-        return tuple(wanted)
+        return fitted_key(self.name, self._columns, wanted, [names for _, names in rows])
 
-    def _make_encoder(self, there: dict[str, _TableColumn]) -> CopyEncoder:
-        specs = []
-        for column in self._columns:
-            assert isinstance(column.source, str)
-            kind = there[column.name].type
-            required = column.name in self._key if self._upsert else there[column.name].required
-            specs.append((column.source, _form(column.source, kind), required))
+    def _make_encoder(self, there: dict[str, TableColumn]) -> None:
+        forms = {column.name: _form(column.source, there[column.name].type) for column in self._columns}
+        required = {
+            column.name
+            for column in self._columns
+            if (column.name in self._key if self._upsert else there[column.name].required)
+        }
+        if "list" in forms.values() or not all(isinstance(column.source, str) for column in self._columns):
+            self._encoder = None
+            self._maker = RowMaker(self._columns, forms, required, self._key if self._upsert else ())
+            return
+        specs = [(str(c.source), forms[c.name], c.name in required) for c in self._columns]
         if self._upsert:
             specs += [("index", "text", True), ("tombstone", "text", True)]
-        return CopyEncoder(specs)
+        self._encoder = CopyEncoder(specs)
 
     # ------------------------------------------------------------ rows
 
@@ -132,15 +82,9 @@ class Table:
         if self._encoder is not None:
             blocks, count, bad = self._encoder.encode(records, skip=skip or None)
             return Rows(blocks=blocks, count=count, bad=[(index, ValueError(why)) for index, why in bad])
+        assert self._maker is not None
         rows = Rows()
-        for index, record in enumerate(records):
-            if index in skip:
-                continue
-            try:
-                values = [_value(column, self._types[column.name], record) for column in self._columns]
-            except Exception as error:  # the user's function, or a value that is no JSON
-                rows.bad.append((index, error))
-                continue
+        for index, record, values in self._maker.rows(records, skip, rows.bad):
             if self._upsert:
                 values += [index, record.raw_value is None]
             rows.values.append(tuple(values))
@@ -211,68 +155,14 @@ class Table:
         )
 
 
-def _form(source: str, kind: str) -> str:
-    """How the encoder writes a source for a column of this type."""
+def _form(source: Source, kind: str) -> str:
+    """How a source is written for a column of this type. Types are the server's business: it reads them from texts."""
     if kind == "bytea":
         return "bytes"
     if kind in ("json", "jsonb"):
         return "json"
     if source == "timestamp" and (kind.startswith("timestamp") or kind == "date"):
         return "time"
+    if kind.endswith("[]") and (callable(source) or source.startswith("value.")):
+        return "list"
     return "text"
-
-
-def _value(column: Column, kind: str, record: ConsumerRecord) -> Any:
-    """The Python way, for tables that have a function among their sources."""
-    source: Any = column.source
-    if callable(source):
-        function: Callable[[ConsumerRecord], Any] = source
-        return function(record) if record.raw_value is not None else None
-    if source in ("key", "value"):
-        raw = record.raw_key if source == "key" else record.raw_value
-        return raw if raw is None or kind == "bytea" else _text(raw)
-    if source == "timestamp":
-        return _time(record, kind)
-    if source == "headers":
-        return json.dumps([[name, _maybe_text(value)] for name, value in record.headers])
-    if source in ("topic", "partition", "offset", "leader_epoch"):
-        return getattr(record, source)
-    return _field(source, kind, record)
-
-
-def _text(raw: bytes) -> str:
-    text = raw.decode("utf-8")
-    if "\0" in text:
-        raise ValueError("a NUL byte, which PostgreSQL's texts cannot have")
-    return text
-
-
-def _maybe_text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode("utf-8", "replace")
-
-
-def _time(record: ConsumerRecord, kind: str) -> Any:
-    if record.timestamp < 0:
-        return None
-    if kind.startswith("timestamp") or kind == "date":
-        import datetime
-
-        epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-        return epoch + datetime.timedelta(milliseconds=record.timestamp)
-    return record.timestamp
-
-
-def _field(source: str, kind: str, record: ConsumerRecord) -> Any:
-    raw = record.raw_value
-    if raw is None:
-        return None
-    found: Any = json.loads(raw)
-    if not isinstance(found, dict):
-        raise ValueError("the value is no JSON object")
-    for name in source.split(".")[1:]:
-        found = found.get(name) if isinstance(found, dict) else None
-    if found is None:
-        return None
-    if kind in ("json", "jsonb") or isinstance(found, (dict, list)):
-        return json.dumps(found)
-    return found.encode() if kind == "bytea" and isinstance(found, str) else found
