@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 import uuid
 from collections.abc import Iterator
@@ -105,8 +106,8 @@ def test_the_table_says_where_to_go_on_whatever_kafka_says(
     assert database.run("SELECT n FROM t ORDER BY n") == [(n,) for n in range(10)]
 
 
-def test_sessions_that_are_ended_all_the_time(broker: DevBroker, database: Database) -> None:
-    """pg_terminate_backend from another session, again and again, while two processors of a group store."""
+def test_sessions_that_are_ended_again_and_again(broker: DevBroker, database: Database) -> None:
+    """pg_terminate_backend from another session while two processors of a group store; not for ever, or a slow machine stores nothing."""
     database.run("CREATE TABLE t (n int)")
     topic = filled(broker, [b'{"n": %d}' % n for n in range(4_000)], partitions=2)
 
@@ -115,10 +116,13 @@ def test_sessions_that_are_ended_all_the_time(broker: DevBroker, database: Datab
         processor.sink(topic, sink=PostgresSink(database.dsn, "t"), batch=100)
         return Running(processor)
 
+    ends = itertools.count()
+
     def all_there_after_another_end() -> bool:
-        database.run(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'penstock%'"
-        )
+        if next(ends) < 50:
+            database.run(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'penstock%'"
+            )
         return bool(database.run("SELECT count(*) >= 4000 FROM t")[0][0])
 
     with storing() as one, storing() as other:
