@@ -105,8 +105,8 @@ def test_the_table_says_where_to_go_on_whatever_kafka_says(
     assert database.run("SELECT n FROM t ORDER BY n") == [(n,) for n in range(10)]
 
 
-def test_sessions_that_are_ended_all_the_time(broker: DevBroker, database: Database) -> None:
-    """pg_terminate_backend from another session, again and again, while two processors of a group store."""
+def test_sessions_that_are_ended_again_and_again(broker: DevBroker, database: Database) -> None:
+    """pg_terminate_backend from another session while two processors of a group store."""
     database.run("CREATE TABLE t (n int)")
     topic = filled(broker, [b'{"n": %d}' % n for n in range(4_000)], partitions=2)
 
