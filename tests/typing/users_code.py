@@ -11,25 +11,43 @@ import datetime
 import json
 import re
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, assert_type
 
 import penstock
 from penstock import (
+    Adaptive,
     Admin,
     Assignor,
     AsyncKafkaConsumer,
+    CircuitBreaker,
     ConsumerGroupMetadata,
     ConsumerRecord,
     ConsumerRecords,
+    DeadLetter,
+    Deduplicate,
     DevBroker,
+    HttpSink,
     KafkaConsumer,
     KafkaProducer,
     MetricName,
     OffsetAndMetadata,
     OffsetAndTimestamp,
+    Output,
     PartitionInfo,
+    PostgresSink,
+    Processor,
     RecordMetadata,
+    Reject,
+    Retry,
+    RetryThis,
+    RetryTopic,
+    Skip,
+    SkipRecord,
+    Spool,
+    SqliteSink,
+    SqliteStore,
+    Stop,
     TimestampType,
     TopicPartition,
 )
@@ -341,7 +359,77 @@ def tables(records: ConsumerRecords) -> None:
     print(capsule, penstock.__version__)
 
 
+# ---------------------------------------------------------------- processing
+
+
+def makes_a_processor() -> Processor:
+    processor = Processor(
+        {"bootstrap.servers": "localhost:9092"},
+        group_id="orders",
+        exactly_once=False,
+        drain_timeout="10s",
+        max_buffered_bytes="64MiB",
+        memory_budget="1GiB",
+        cpu_budget=1.5,
+        spool=Spool("spool", max_bytes="2GB"),
+    )
+
+    @processor.handler(
+        "orders",
+        order_by="key",
+        concurrency=Adaptive(least=4, most=500),
+        retry=Retry(attempts=5, backoff="1s..1m", then=DeadLetter()),
+        dead_letter="orders.dlq",
+        on_error={ValueError: "dead_letter", LookupError: Skip(), MemoryError: Stop()},
+        breaker=CircuitBreaker(on=ConnectionError),
+        timeout="30s",
+    )
+    async def handle(record: ConsumerRecord) -> Output | None:
+        if record.value is None:
+            raise Reject("no order")
+        if record.key is None:
+            raise RetryThis("5s")
+        return Output(b"value", key=b"key", topic="enriched")
+
+    once = Deduplicate(SqliteStore("done.db"), by="value.id", expires="7d")
+
+    @processor.handler("mails", deduplicate=once, executor="thread")
+    def mail(record: ConsumerRecord) -> None:
+        print(once.id_of(record))
+
+    @processor.handler("bulk", batch=500, within="200ms", on_error={OSError: Retry(attempts=None)})
+    async def bulk(records: ConsumerRecords) -> None:
+        print(len(records))
+
+    @processor.handler("later", order_by=None, on_error={OSError: RetryTopic("later.again", delay="10m")})
+    async def later(record: ConsumerRecord) -> None:
+        raise SkipRecord
+
+    # what is decorated stays what it is
+    kept: Callable[[ConsumerRecord], None] = mail
+    print(kept, handle, bulk, later)
+    processor.sink(
+        "rows", sink=PostgresSink("postgresql://localhost/shop", "rows", {"id": "key"}, mode="upsert")
+    )
+    processor.sink("files", sink=SqliteSink("rows.db", "rows"), dead_letter="files.dlq")
+    processor.sink("calls", sink=HttpSink("http://localhost/orders", headers={"a": "b"}))
+    health = processor.health()
+    assert_type(health.ready, bool)
+    return processor
+
+
+async def serves(processor: Processor) -> None:
+    await processor.serve()
+    processor.stop()
+
+
 # ---------------------------------------------------------------- what a checker is to refuse
+
+
+def mistaken_processor(processor: Processor) -> None:
+    processor.handler("orders", order_by="value")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    processor.handler("orders", executor="fork")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    processor.sink("orders", sink=print)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
 
 async def mistakes(consumer: KafkaConsumer, awaited: AsyncKafkaConsumer, record: ConsumerRecord) -> None:
