@@ -346,7 +346,7 @@ def _slot(base: Path, group_id: str, instance_id: str | None) -> tuple[Path, int
     names = [f"static-{quote(instance_id, safe='')}"] if instance_id else [str(n) for n in range(_MOST_SLOTS)]
     for name in names:
         folder = group / name
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # records are nobody else's to read
         fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
