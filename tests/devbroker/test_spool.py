@@ -125,6 +125,22 @@ def test_a_topic_that_is_made_again_is_another_one(broker: DevBroker, tmp_path: 
     assert child.notes.read_text().count("new") == 50 and "old" not in child.notes.read_text()
 
 
+def test_a_topic_may_be_made_again_while_it_is_read(broker: DevBroker, tmp_path: Path) -> None:
+    topic, group, seen = made(broker, ["old"] * 40), uuid.uuid4().hex, []
+    processor = processor_of(broker, group, spool=tmp_path, metadata_max_age_ms=200)
+
+    @processor.handler(topic)
+    async def handle(record: Any) -> None:
+        seen.append(record.value)
+
+    with Running(processor):
+        until(lambda: committed(broker, group, topic, 1) == {0: 40}, "all committed")
+        broker.delete_topic(topic)
+        made(broker, ["new"] * 30, topic)
+        until(lambda: len(seen) == 70, "the new ones")
+    assert seen == [b"old"] * 40 + [b"new"] * 30
+
+
 def test_records_that_the_log_has_lost_are_not_taken_from_the_spool(
     broker: DevBroker, tmp_path: Path
 ) -> None:
