@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import signal
 import threading
 import uuid
 from collections.abc import Iterable, Iterator
@@ -18,16 +16,15 @@ from penstock import (
     DevBroker,
     KafkaConsumer,
     KafkaProducer,
+    Output,
     Processor,
     Spool,
     TopicPartition,
 )
 from penstock.errors import ConfigError
-from penstock.processing.spool.format import decode_entries
-from penstock.processing.spool.journal import JournalState
 from tests.devbroker.test_processor import Orders, Running, committed, processor_of, until
 from tests.devbroker.test_processor import made as made_with_keys
-from tests.support import processors
+from tests.support.spooling import Child
 
 _FETCH = 1
 
@@ -52,58 +49,6 @@ def write(broker: DevBroker, topic: str, values: list[str]) -> None:
             producer.send(topic, value=value.encode(), key=b"k%d" % number)
 
 
-class Child:
-    """A processor of tests.support.processors in a process of its own, and what it has noted."""
-
-    def __init__(self, broker: DevBroker, topic: str, folder: Path, **options: Any) -> None:
-        self.folder = folder
-        self.notes = folder.parent / f"notes-{uuid.uuid4().hex[:8]}"
-        self._child = processors.child(
-            "spool",
-            broker.bootstrap_servers,
-            f"g-{topic}",
-            topic,
-            str(folder),
-            str(self.notes),
-            json.dumps(options),
-        )
-
-    def __enter__(self) -> Child:
-        self.process = self._child.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._child.__exit__(*error)
-
-    def handled(self) -> list[int]:
-        """Offsets, in the order of the calls."""
-        if not self.notes.exists():
-            return []
-        return [int(line.split()[1]) for line in self.notes.read_text().splitlines()]
-
-    def journal(self) -> JournalState:
-        """What stands in the journal of the partition now."""
-        found = JournalState()
-        for path in self.folder.glob("*/*/*/journal"):
-            data = path.read_bytes()
-            identity_ends = 12 + int.from_bytes(data[4:8], "little")
-            found = JournalState.of(decode_entries(data, identity_ends)[0])
-        return found
-
-    def done(self) -> int:
-        """How many records the journal calls done."""
-        return sum(end - start for start, end in self.journal().ranges(None))
-
-    def records_on_disk(self) -> bytes:
-        return b"".join(path.read_bytes() for path in self.folder.rglob("*.records"))
-
-    def kill(self) -> str:
-        return processors.ended(self.process, signal.SIGKILL)
-
-    def stop(self) -> str:
-        return processors.ended(self.process, signal.SIGTERM)
-
-
 def fetched_from(broker: DevBroker, seen: list[int]) -> Any:
     """The fetch offsets that are asked for from now on."""
 
@@ -116,14 +61,16 @@ def fetched_from(broker: DevBroker, seen: list[int]) -> Any:
 def test_after_a_kill_nothing_is_fetched_twice_nor_handled_twice(broker: DevBroker, tmp_path: Path) -> None:
     values = ["hangs" if number == 3 else "x" for number in range(1000)]
     topic = made(broker, values)
-    with Child(broker, topic, tmp_path / "spool", hangs=True, commit_interval="1h") as child:
+    with Child(
+        broker.bootstrap_servers, topic, tmp_path / "spool", hangs=True, commit_interval="1h"
+    ) as child:
         until(lambda: len(child.handled()) == 999 and child.done() == 999, "all but one")
         child.kill()
     assert committed(broker, f"g-{topic}", topic, 1) == {}, "nothing was committed"
     write(broker, topic, ["later"] * 5)
     asked: list[int] = []
     remove = fetched_from(broker, asked)
-    with Child(broker, topic, tmp_path / "spool") as child:
+    with Child(broker.bootstrap_servers, topic, tmp_path / "spool") as child:
         until(lambda: committed(broker, f"g-{topic}", topic, 1) == {0: 1005}, "all committed")
         child.stop()
     remove()
@@ -134,7 +81,7 @@ def test_after_a_kill_nothing_is_fetched_twice_nor_handled_twice(broker: DevBrok
 def test_a_rewind_by_people_wins(broker: DevBroker, tmp_path: Path) -> None:
     topic = made(broker, ["hangs" if number == 50 else "x" for number in range(100)])
     group, tp = f"g-{topic}", TopicPartition(topic, 0)
-    with Child(broker, topic, tmp_path / "spool", hangs=True) as child:
+    with Child(broker.bootstrap_servers, topic, tmp_path / "spool", hangs=True) as child:
         until(lambda: committed(broker, group, topic, 1) == {0: 50} and child.done() == 99, "all but one")
         until(lambda: child.journal().committed == 50, "the commit is noted")
         child.kill()
@@ -147,7 +94,7 @@ def test_a_rewind_by_people_wins(broker: DevBroker, tmp_path: Path) -> None:
     ) as consumer:
         until(lambda: consumer.poll(100) or tp in consumer.assignment(), "membership")
         consumer.commit({tp: 0}, allow_rewind=True)
-    with Child(broker, topic, tmp_path / "spool") as child:
+    with Child(broker.bootstrap_servers, topic, tmp_path / "spool") as child:
         until(lambda: committed(broker, group, topic, 1) == {0: 100}, "all committed")
         child.stop()
     assert sorted(child.handled()) == list(range(100))
@@ -155,11 +102,11 @@ def test_a_rewind_by_people_wins(broker: DevBroker, tmp_path: Path) -> None:
 
 def test_attempts_go_on_where_they_were(broker: DevBroker, tmp_path: Path) -> None:
     topic = made(broker, ["x", "fails", "x"])
-    with Child(broker, topic, tmp_path / "spool", backoff="1s") as child:
+    with Child(broker.bootstrap_servers, topic, tmp_path / "spool", backoff="1s") as child:
         until(lambda: child.journal().retries and child.done() == 2, "the first failure")
         child.kill()
     before = child.handled().count(1)
-    with Child(broker, topic, tmp_path / "spool", backoff="1ms") as child:
+    with Child(broker.bootstrap_servers, topic, tmp_path / "spool", backoff="1ms") as child:
         until(lambda: committed(broker, f"g-{topic}", topic, 1) == {0: 3}, "it is skipped in the end")
         child.stop()
     assert child.handled() == [1] * (5 - before), "five attempts in all, and nothing else"
@@ -167,15 +114,31 @@ def test_attempts_go_on_where_they_were(broker: DevBroker, tmp_path: Path) -> No
 
 def test_a_topic_that_is_made_again_is_another_one(broker: DevBroker, tmp_path: Path) -> None:
     topic = made(broker, ["hangs", *["old"] * 99])
-    with Child(broker, topic, tmp_path / "spool", hangs=True) as child:
+    with Child(broker.bootstrap_servers, topic, tmp_path / "spool", hangs=True) as child:
         until(lambda: child.done() == 99, "all but one")
         child.kill()
     broker.delete_topic(topic)
     made(broker, ["new"] * 50, topic)
-    with Child(broker, topic, tmp_path / "spool") as child:
+    with Child(broker.bootstrap_servers, topic, tmp_path / "spool") as child:
         until(lambda: committed(broker, f"g-{topic}", topic, 1) == {0: 50}, "all committed")
         child.stop()
     assert child.notes.read_text().count("new") == 50 and "old" not in child.notes.read_text()
+
+
+def test_a_topic_may_be_made_again_while_it_is_read(broker: DevBroker, tmp_path: Path) -> None:
+    topic, group, seen = made(broker, ["old"] * 40), uuid.uuid4().hex, []
+    processor = processor_of(broker, group, spool=tmp_path, metadata_max_age_ms=200)
+
+    @processor.handler(topic)
+    async def handle(record: Any) -> None:
+        seen.append(record.value)
+
+    with Running(processor):
+        until(lambda: committed(broker, group, topic, 1) == {0: 40}, "all committed")
+        broker.delete_topic(topic)
+        made(broker, ["new"] * 30, topic)
+        until(lambda: len(seen) == 70, "the new ones")
+    assert seen == [b"old"] * 40 + [b"new"] * 30
 
 
 def test_records_that_the_log_has_lost_are_not_taken_from_the_spool(
@@ -184,12 +147,14 @@ def test_records_that_the_log_has_lost_are_not_taken_from_the_spool(
     topic = made(broker, [])
     for value in ("kept", "lost"):
         write(broker, topic, [value] * 10)
-    with Child(broker, topic, tmp_path / "spool", takes_s=1000, commit_interval="1h") as child:
+    with Child(
+        broker.bootstrap_servers, topic, tmp_path / "spool", takes_s=1000, commit_interval="1h"
+    ) as child:
         until(lambda: child.records_on_disk().count(b"lost") == 10, "spooled")
         child.kill()
     broker.elect(topic, end_offset=10)
     write(broker, topic, ["new"] * 5)
-    with Child(broker, topic, tmp_path / "spool") as child:
+    with Child(broker.bootstrap_servers, topic, tmp_path / "spool") as child:
         until(lambda: committed(broker, f"g-{topic}", topic, 1) == {0: 15}, "all committed")
         child.stop()
     assert [line.split()[2] for line in child.notes.read_text().splitlines()] == ["kept"] * 10 + ["new"] * 5
@@ -197,14 +162,16 @@ def test_records_that_the_log_has_lost_are_not_taken_from_the_spool(
 
 def test_bytes_that_have_changed_on_disk_are_fetched_again(broker: DevBroker, tmp_path: Path) -> None:
     topic = made(broker, [f"value-{number}" for number in range(500)])
-    with Child(broker, topic, tmp_path / "spool", takes_s=1000, max_buffered_records=100) as child:
+    with Child(
+        broker.bootstrap_servers, topic, tmp_path / "spool", takes_s=1000, max_buffered_records=100
+    ) as child:
         until(lambda: b"value-499" in child.records_on_disk(), "spooled")
         child.kill()
     for path in child.folder.rglob("*.records"):
         data = bytearray(path.read_bytes())
         data[data.index(b"value-250")] ^= 1
         path.write_bytes(data)
-    with Child(broker, topic, tmp_path / "spool") as child:
+    with Child(broker.bootstrap_servers, topic, tmp_path / "spool") as child:
         until(lambda: committed(broker, f"g-{topic}", topic, 1) == {0: 500}, "all committed")
         child.stop()
     lines = [line.split() for line in child.notes.read_text().splitlines()]
@@ -216,7 +183,12 @@ def test_bytes_that_have_changed_on_disk_are_fetched_again(broker: DevBroker, tm
 def test_a_disk_that_is_full_costs_nothing_but_the_spool(broker: DevBroker, tmp_path: Path) -> None:
     topic = made(broker, [f"value-{number}" for number in range(1000)])
     with Child(
-        broker, topic, tmp_path / "spool", takes_s=0.005, max_buffered_records=50, most_file_bytes=40_000
+        broker.bootstrap_servers,
+        topic,
+        tmp_path / "spool",
+        takes_s=0.005,
+        max_buffered_records=50,
+        most_file_bytes=40_000,
     ) as child:
         until(lambda: committed(broker, f"g-{topic}", topic, 1) == {0: 1000}, "all committed")
         errors = child.stop()
@@ -316,20 +288,29 @@ def test_rebalances_lose_nothing_and_overlap_nowhere(
     assert {path.name for path in (tmp_path / group).iterdir()} == {"0", "1"}, "each has a folder of its own"
 
 
-def test_with_transactions_a_kill_loses_no_output_and_repeats_none(broker: DevBroker, tmp_path: Path) -> None:
+def test_with_transactions_no_output_is_lost_and_none_repeated(broker: DevBroker, tmp_path: Path) -> None:
     """What is done and not committed has its outputs in memory: a journal must not call it done."""
-    total, target = 3000, f"t-{uuid.uuid4().hex[:8]}"
-    topic = made(broker, [str(number) for number in range(total)])
-    broker.create_topic(target, partitions=1)
-    group = f"g-{topic}"
-    arguments = ("copy", broker.bootstrap_servers, group, topic, target, str(tmp_path / "spool"))
-    for part in (0.2, 0.5):
-        with processors.child(*arguments) as process:
-            until(lambda: committed(broker, group, topic, 1).get(0, 0) > total * part, "some")  # noqa: B023
-            processors.ended(process, signal.SIGKILL)
-    with processors.child(*arguments) as process:
-        until(lambda: committed(broker, group, topic, 1) == {0: total}, "all committed")
-        processors.ended(process, signal.SIGTERM)
+    topic, target = made(broker, [str(number) for number in range(50)]), made(broker, [])
+    group, called, may_go = f"g-{topic}", [], threading.Event()
+
+    def processor() -> Processor:
+        made = processor_of(broker, group, exactly_once=True, spool=tmp_path, drain_timeout="10ms")
+
+        @made.handler(topic, output=target)
+        async def handle(record: Any) -> Output:
+            while record.offset == 3 and not may_go.is_set():
+                await asyncio.sleep(0.01)
+            called.append(record.offset)
+            return Output(record.value)
+
+        return made
+
+    with Running(processor()):
+        until(lambda: len(called) == 49 and committed(broker, group, topic, 1) == {0: 3}, "all but one")
+    may_go.set()
+    with Running(processor()):
+        until(lambda: committed(broker, group, topic, 1) == {0: 50}, "all committed")
+    assert sorted(called) == sorted([*range(3), 3, *(list(range(4, 50)) * 2)])
     found: list[int] = []
     with KafkaConsumer(
         target,
@@ -339,11 +320,10 @@ def test_with_transactions_a_kill_loses_no_output_and_repeats_none(broker: DevBr
         group_id=uuid.uuid4().hex,
     ) as consumer:
         until(
-            lambda: found.extend(int(r.value) for r in consumer.poll(100)) or len(found) >= total,
-            "all outputs",
+            lambda: found.extend(int(r.value) for r in consumer.poll(100)) or len(found) >= 50, "all outputs"
         )
         found.extend(int(record.value) for record in consumer.poll(300))
-    assert sorted(found) == list(range(total))
+    assert found == list(range(50))
 
 
 class Rows:

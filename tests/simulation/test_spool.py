@@ -72,6 +72,8 @@ class World:
         self.size = chance.choice([10, 3_000, 12_000])
         self.order = chance.choice(["key", "partition", None])
         self.spoils = chance.random() < 0.5
+        self.commit_weight = chance.choice([0.1, 1, 3])
+        self.ends = chance.choice([0.01, 0.002])
         self.spool = Spool(folder, max_bytes=2**20, read_ahead=chance.random() < 0.8)
         count = chance.choice([40, 400 if self.size < 10_000 else 150])
         builder = BatchBuilder()
@@ -131,7 +133,7 @@ class World:
         self.handled: list[int] = []  # by this process, in the order in which it was begun
         self.owned: dict[TopicPartition, Ownership] = {}
         self.paused, self.position_ = False, 0 if self.stored is None else self.stored.offset
-        self.load = Load(chance.choice([5, 50]), 10**9, lambda: self.intake.relief.set())
+        self.load = Load(chance.choice([5, 50, 500]), 10**9, lambda: self.intake.relief.set())
         self.lane = RecordLane(
             "sim",
             self.order,
@@ -349,10 +351,10 @@ async def live(world: World) -> None:
                 world.commits,
                 world.spoil,
             ],
-            [4, 4, 8, 10, 3, 2, 1, 0.1 if world.spoils else 0],
+            [4, 4, 8, 10, 3, 2, world.commit_weight, 0.1 if world.spoils else 0],
         )[0]
         await happens()
-        if chance.random() < 0.01:
+        if chance.random() < world.ends:
             await (world.kill() if chance.random() < 0.7 else world.leave())
             await world.by_others()
             await world.begin()
@@ -369,3 +371,49 @@ def test_nothing_is_lost_nor_done_twice_that_the_journal_had(monkeypatch: pytest
             except Exception as error:
                 error.add_note(f"seed {seed}")
                 raise
+
+
+async def fill_and_begin_anew(world: World) -> None:
+    """Memory has room and the disk has none: records go to the lane alone. Later the commit passes all that is on disk."""
+    await world.begin()
+    world.load.limit_records = 10**6
+    feed = world.intake._feeds[TP]
+    while feed.spooling:
+        await world.poll()
+    for _ in range(3):
+        await world.poll()
+    end, position = feed.shelved.shelf.end, feed.position
+    assert end < position and not feed.behind
+    world.lane.concurrency = 10**6
+    while (work := world.lane.take()) is not None:
+        offset = work.payload.offset  # type: ignore[union-attr]
+        if offset <= end:
+            world.done.add(offset)
+            world.lane.finished(work, None)
+    while world.stored is None or world.stored.offset <= end:
+        world.commit()
+    assert world.stored.offset < position, "the gap is not done"
+    while not feed.spooling:
+        world.commit()
+    while feed.shelved.shelf.end == position and world.position_ < len(world.log):
+        await world.poll()
+    assert feed.shelved.shelf.segments[0].start == position
+    while world.pool.calls:
+        world.pool.run_one()
+    await world.kill()
+    await world.begin()
+    await world.settle()
+    await world.leave()
+
+
+def test_a_spool_that_was_full_begins_anew_behind_the_gap(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(feeding, "_JOURNAL_EVERY_S", 1e6)
+    world = World(0, tmp_path)
+    world.order, world.size = None, 12_000
+    builder = BatchBuilder()
+    for number in range(200):
+        builder.append(0, None, b"%d" % number + b"." * world.size)
+    world.log = decode_batches(builder.build(), topic=TP.topic, partition=TP.partition)
+    asyncio.run(fill_and_begin_anew(world))

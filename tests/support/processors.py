@@ -67,14 +67,9 @@ def config_of(bootstrap_servers: str, group: str) -> dict[str, Any]:
     }
 
 
-def copy(bootstrap_servers: str, group: str, source: str, target: str, folder: str = "") -> None:
-    """Each record of `source` to the same partition of `target`, by transactions; with a spool if there is a folder for it."""
-    processor = Processor(
-        config_of(bootstrap_servers, group) | ({"group.instance.id": "1"} if folder else {}),
-        exactly_once=True,
-        commit_interval="20ms",
-        spool=folder or None,
-    )
+def copy(bootstrap_servers: str, group: str, source: str, target: str) -> None:
+    """Each record of `source` to the same partition of `target`, by transactions."""
+    processor = Processor(config_of(bootstrap_servers, group), exactly_once=True, commit_interval="20ms")
 
     @processor.handler(source, order_by="key", concurrency=50, output=target)
     async def handle(record: Any) -> Output:

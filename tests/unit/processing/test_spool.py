@@ -103,6 +103,7 @@ def test_files_of_anything_else_are_not_read(tmp_path: Path) -> None:
         Identity("other", "topic", 0, OURS.topic_id),
         Identity("group", "topic", 1, OURS.topic_id),
         Identity("group", "topic", 0, b"\2" * 16),
+        Identity("group", "topic", 0, OURS.topic_id, "read_committed"),
     ):
         path, _ = written(disk, tmp_path, [1])
         disk.write_journal(tmp_path, OURS, JournalState(committed=5))
@@ -285,7 +286,7 @@ def test_segments_are_used_where_the_commit_lies_in_them() -> None:
 
 def ownership(committed: int | None = 10, **resting: Resting) -> tuple[JournaledOwnership, Notes]:
     entry = None if committed is None else OffsetAndMetadata(committed)
-    notes = Notes(-1 if committed is None else committed, lambda at_once: None)
+    notes = Notes(-1 if committed is None else committed, lambda at_once: None, has_done=True)
     owned = JournaledOwnership(
         TopicPartition("t", 0),
         entry,

@@ -95,7 +95,7 @@ class Disk:
         """Frames from `position` on that end beyond `offset`, as many as fit, but at least one; and the position after them. DamagedError
         where there is none, or one that is not what was written."""
         frames: list[Frame] = []
-        with path.open("rb") as file:
+        with _readable(path) as file:
             size = os.fstat(file.fileno()).st_size
             file.seek(position)
             while position < size:
@@ -179,6 +179,13 @@ class Disk:
         beside.write_bytes(data)
         beside.replace(path)
         return len(data)
+
+
+def _readable(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except FileNotFoundError:  # whoever has deleted it: the disk is well
+        raise DamagedError(f"{path} is gone") from None
 
 
 def size_of(folder: Path) -> int:

@@ -102,9 +102,10 @@ class SpooledIntake(Intake):
         ids = await self._until_it_works(
             "reading the ids of topics", functools.partial(self._consumer.topic_ids, topics)
         )
-        for tp, entry in stored.items():
-            identity = Identity(self._config["group.id"], tp.topic, tp.partition, ids[tp.topic])
-            self._feeds[tp] = await self._take_over(tp, entry, identity)
+        isolation = self._config.get("isolation.level", "read_uncommitted")
+        identities = [Identity(self._config["group.id"], *tp, ids[tp.topic], isolation) for tp in stored]
+        taken_over = map(self._take_over, stored, stored.values(), identities)
+        self._feeds.update(zip(stored, await asyncio.gather(*taken_over), strict=True))
         self._wanted.set()
         await self._match()
 
@@ -121,7 +122,9 @@ class SpooledIntake(Intake):
             self._store.start_again(shelved, again_from, forget_done=True)
             state = JournalState()
             await self._seek(tp, again_from if entry is None else entry)
-        notes = Notes(shelf.taken, lambda at_once: self._note_soon(feed, at_once))
+        # Outputs that a transaction is to write, and a sink's rows, are not done when the lane says so: then a journal must not.
+        journals = not self._exactly_once and self._station_of[tp.topic].spec.sink is None
+        notes = Notes(shelf.taken, lambda at_once: self._note_soon(feed, at_once), has_done=journals)
         feed = Feed(shelved, notes, self._store.working)
         feed.owned = self._owned[tp] = self._ownership(tp, entry, feed, state)
         return feed
@@ -129,9 +132,7 @@ class SpooledIntake(Intake):
     def _ownership(
         self, tp: TopicPartition, entry: OffsetAndMetadata | None, feed: Feed, state: JournalState
     ) -> Ownership:
-        """Outputs that a transaction is to write, and a sink's rows, are not done when the lane says so: then a journal must not."""
-        spec = self._station_of[tp.topic].spec
-        journals = not self._exactly_once and spec.sink is None
+        journals = feed.notes.has_done
         kind = JournaledOwnership if journals else SpooledOwnership
         return kind(
             tp,
@@ -141,7 +142,7 @@ class SpooledIntake(Intake):
             clock_ms=lambda: self._loop.time() * 1000,
             on_committed=functools.partial(self._committed, feed),
             also_done=state.runs if journals else [],
-            resting={} if spec.batch else state.retries,
+            resting={} if self._station_of[tp.topic].spec.batch else state.retries,
         )
 
     async def _is_still_there(self, tp: TopicPartition, place: OffsetAndMetadata) -> bool:
@@ -251,15 +252,15 @@ class SpooledIntake(Intake):
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            while ready := [
-                (tp, feed)
-                for tp, feed in self._feeds.items()
-                if feed.behind and not feed.lost and not feed.owned.withdrawn and tp not in self.held
-            ]:
+            while ready := [item for item in self._feeds.items() if self._may_feed(*item)]:
                 for tp, feed in ready:
-                    if tp not in self.held:
+                    if self._may_feed(tp, feed):  # much may have happened while others were fed
                         await self._feed(tp, feed)
                         await self.hold_back()
+
+    def _may_feed(self, tp: TopicPartition, feed: Feed) -> bool:
+        is_ours = self._feeds.get(tp) is feed and not feed.owned.withdrawn
+        return is_ours and feed.behind and not feed.lost and tp not in self.held
 
     async def _feed(self, tp: TopicPartition, feed: Feed) -> None:
         try:

@@ -1,7 +1,7 @@
 """The bytes of a spool's files. Pure.
 
     file      identity, then frames (segments) or entries (the journal)
-    identity  magic "PSP1", kind, length u32, group, topic, partition, topic id, CRC-32: a file of anything else is not read
+    identity  magic "PSP1", length u32, kind, group, topic, partition, isolation level, topic id, CRC-32; any other file is not read
     frame     length u32, the payload's CRC-32, first position i64, next position i64, records u32, leader epoch of the last record i32,
               CRC-32 of all these; then the payload, which is what ConsumerRecords.pack() made
     entry     length u32, kind u8, CRC-32 of both and the body; then the body
@@ -29,16 +29,19 @@ _MOST_OFFSET = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whose files these are. `topic_id`: 16 bytes, zero where the broker has none; a topic that is made again has another one (KIP-516)."""
+    """Whose files these are. `topic_id`: 16 bytes, zero where the broker has none; a topic that is made again has another one (KIP-516).
+    `isolation_level`: which records of transactions were read."""
 
     group_id: str
     topic: str
     partition: int
     topic_id: bytes
+    isolation_level: str = "read_uncommitted"
 
     def header(self, kind: bytes) -> bytes:
         """What a file of this partition begins with."""
-        parts = [self.group_id.encode(), self.topic.encode(), str(self.partition).encode(), self.topic_id]
+        texts = [self.group_id, self.topic, str(self.partition), self.isolation_level]
+        parts = [*map(str.encode, texts), self.topic_id]
         body = kind + b"".join(_LENGTH.pack(len(part)) + part for part in parts)
         framed = _MAGIC + _LENGTH.pack(len(body)) + body
         return framed + _CRC.pack(zlib.crc32(framed))

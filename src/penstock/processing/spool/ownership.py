@@ -15,14 +15,16 @@ from .journal import Resting
 class Notes:
     """What is new of one partition. `tell` is called for the first new thing after take(), and for what has to be written at once.
 
-    `base`: the position from which on the ownership's progress counts; -1: nothing but commits is noted.
+    `base`: the position from which on the ownership's progress counts; -1: nothing but commits is noted. `has_done`: whether what is done
+    is noted.
     """
 
-    __slots__ = ("_tell", "_written_to", "base", "done", "entries", "runs", "told")
+    __slots__ = ("_tell", "_written_to", "base", "done", "entries", "has_done", "runs", "told")
 
-    def __init__(self, base: int, tell: Callable[[bool], None]) -> None:
+    def __init__(self, base: int, tell: Callable[[bool], None], *, has_done: bool) -> None:
         """`tell(at_once)`."""
         self.base = base
+        self.has_done = has_done
         self.done: list[int] = []
         self.runs: list[tuple[int, int]] = []
         self.entries: list[bytes] = []
@@ -38,15 +40,23 @@ class Notes:
         """All that is new, as entries; all before `watermark` is done."""
         self.told = False
         parts, self.entries = self.entries, []
+        if self.has_done:
+            parts += self._take_done(watermark)
+        return b"".join(parts)
+
+    def _take_done(self, watermark: int) -> list[bytes]:
+        parts = []
         done, self.done = self.done, []
         runs, self.runs = self.runs, []
+        if self.base < 0:
+            return []
         beyond = [offset for offset in done if offset >= watermark]
-        if self.base >= 0 and (beyond or watermark > self._written_to):
+        if beyond or watermark > self._written_to:
             parts.append(journal.progress(self.base, watermark, beyond))
             self._written_to = watermark
-        if self.base >= 0 and (ahead := [run for run in runs if run[0] >= watermark]):
+        if ahead := [run for run in runs if run[0] >= watermark]:
             parts.append(journal.runs(ahead))
-        return b"".join(parts)
+        return parts
 
 
 class SpooledOwnership(Ownership):

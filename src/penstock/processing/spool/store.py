@@ -40,7 +40,7 @@ _MOST_SLOTS = 1_000
 
 
 class Shelved:
-    """One partition's files: of an ownership, from assignment to revocation. `journal_bytes` is the store's."""
+    """One partition's files: of an ownership, from assignment to revocation. What is not made by __init__ alone is the store's to write."""
 
     def __init__(self, identity: Identity, folder: Path, shelf: Shelf) -> None:
         self.identity = identity
@@ -49,6 +49,7 @@ class Shelved:
         self.header = identity.header(SEGMENT)
         self.journal_bytes = 0
         self.compact_at_bytes = 0
+        self.counted_bytes = 0  # that the store has counted for it
 
     @property
     def topic_partition(self) -> TopicPartition:
@@ -82,6 +83,7 @@ class Store:
         self._shelved: dict[TopicPartition, Shelved] = {}
         self._idle: dict[Path, int] = {}  # folders of partitions that are not ours now, oldest first; bytes
         self._idle_bytes = 0
+        self._ours_bytes = 0
         self._pending_bytes = 0
         self._room = asyncio.Event()
         self._broken = False
@@ -116,11 +118,19 @@ class Store:
 
     @property
     def size_bytes(self) -> int:
-        return sum(shelved.size_bytes for shelved in self._shelved.values()) + self._idle_bytes
+        """Of all files; from any thread."""
+        return self._ours_bytes + self._idle_bytes
 
     @property
     def records(self) -> int:
-        return sum(shelved.shelf.records for shelved in self._shelved.values())
+        """On disk, of the partitions that are ours; from any thread."""
+        return sum(shelved.shelf.records for shelved in list(self._shelved.values()))
+
+    def _count(self, shelved: Shelved) -> None:
+        """After its size has changed."""
+        if self._shelved.get(shelved.topic_partition) is shelved:
+            self._ours_bytes += shelved.size_bytes - shelved.counted_bytes
+            shelved.counted_bytes = shelved.size_bytes
 
     # ------------------------------------------------------------ partitions that come and go
 
@@ -147,17 +157,21 @@ class Store:
         self._shelved[shelved.topic_partition] = shelved
         shelved.journal_bytes = await self._run(self._disk.write_journal, folder, identity, resumed)
         shelved.compact_at_bytes = self._compact_at(shelved.journal_bytes)
+        self._count(shelved)
         return TakenOver(shelved, resumed)
 
     def give_up(self, shelved: Shelved) -> None:
         """The partition is another's; its files stay as long as there is room for them."""
-        if self._shelved.pop(shelved.topic_partition, None) is shelved and shelved.size_bytes:
-            self._idle[shelved.folder] = shelved.size_bytes
-            self._idle_bytes += shelved.size_bytes
+        if self._shelved.get(shelved.topic_partition) is shelved:
+            del self._shelved[shelved.topic_partition]
+            self._ours_bytes -= shelved.counted_bytes
+            self._idle[shelved.folder] = shelved.counted_bytes
+            self._idle_bytes += shelved.counted_bytes
 
     def start_again(self, shelved: Shelved, offset: int, *, forget_done: bool = False) -> None:
         """Nothing of the partition is kept; the next frame begins at `offset`."""
         self._delete(shelved.folder, shelved.shelf.clear(offset))
+        self._count(shelved)
         if forget_done:
             self._write_journal(shelved, JournalState())
 
@@ -204,6 +218,7 @@ class Store:
             segment_bytes=self._segment_bytes(),
             taken=taken,
         )
+        self._count(shelved)
         header = b"" if before else shelved.header
         path = shelved.folder / segment.name
         self._ask(
@@ -252,9 +267,9 @@ class Store:
 
     def trim(self, shelved: Shelved, offset: int) -> None:
         """The group has stored this offset."""
-        self._delete(
-            shelved.folder, shelved.shelf.trim(offset, min(_LEAST_TRIMMED_BYTES, self._segment_bytes()))
-        )
+        gone = shelved.shelf.trim(offset, min(_LEAST_TRIMMED_BYTES, self._segment_bytes()))
+        self._delete(shelved.folder, gone)
+        self._count(shelved)
 
     # ------------------------------------------------------------ the journal
 
@@ -265,6 +280,7 @@ class Store:
             self._ask(self._disk.append, [(shelved.folder / JOURNAL_NAME, data) for shelved, data in new])
         for shelved, data in new:
             shelved.journal_bytes += len(data)
+            self._count(shelved)
             if shelved.journal_bytes >= shelved.compact_at_bytes:
                 self._write_journal(shelved, None)
 
@@ -275,6 +291,7 @@ class Store:
         def written(size_bytes: int) -> None:
             shelved.journal_bytes += size_bytes - asked_at
             shelved.compact_at_bytes = self._compact_at(size_bytes)
+            self._count(shelved)
 
         self._ask(self._disk.write_journal, shelved.folder, shelved.identity, state, then=written)
 
@@ -346,7 +363,7 @@ def _slot(base: Path, group_id: str, instance_id: str | None) -> tuple[Path, int
     names = [f"static-{quote(instance_id, safe='')}"] if instance_id else [str(n) for n in range(_MOST_SLOTS)]
     for name in names:
         folder = group / name
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # records are nobody else's to read
         fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
