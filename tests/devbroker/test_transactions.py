@@ -11,6 +11,7 @@ import pytest
 
 from penstock.devbroker import CLOSE, DevBroker
 from penstock.errors import BrokerError, KafkaTimeoutError, ProducerFencedError, TransactionError
+from tests.devbroker.raw import RawClient
 from tests.kafka.transaction_behaviour import *  # noqa: F403 - the tests that all brokers pass
 from tests.kafka.transaction_behaviour import (
     WAIT_S,
@@ -26,7 +27,7 @@ from tests.kafka.transaction_behaviour import (
 
 PRODUCE, INIT_PRODUCER_ID, ADD_PARTITIONS, ADD_OFFSETS, END_TXN, OFFSETS = 0, 22, 24, 25, 26, 28
 UNKNOWN_TOPIC, NOT_ENOUGH_REPLICAS, OUT_OF_ORDER, INVALID_TXN_STATE = 3, 19, 45, 48
-UNKNOWN_MAPPING, CONCURRENT, TRANSACTION_ABORTABLE = 49, 51, 120
+UNKNOWN_MAPPING, CONCURRENT, PRODUCER_FENCED, TRANSACTION_ABORTABLE = 49, 51, 90, 120
 
 
 @pytest.fixture(scope="module", params=[2, 1], ids=["version-2", "version-1"])
@@ -219,6 +220,23 @@ def test_partitions_that_cannot_be_added_do_not_keep_an_abort_waiting(
         faults.close()
         with producer.transaction():
             producer.send(topic, b"kept")
+    assert committed(bootstrap, topic) == [b"kept"]
+
+
+def test_an_end_that_arrives_once_more_ends_nothing_else(bootstrap: str, topic: str, faults: Faults) -> None:
+    """It was sent again, since its connection broke, and the first one takes its time: it would commit half of the next transaction."""
+    create(bootstrap, topic)
+    with transactional(bootstrap, topic) as producer, RawClient(bootstrap) as raw:
+        producer_id, epoch = identity(producer)
+        faults(END_TXN, CLOSE)
+        with producer.transaction():
+            producer.send(topic, b"kept")
+        assert identity(producer) > (producer_id, epoch)
+        producer.begin_transaction()
+        producer.send(topic, b"dropped").result(WAIT_S)
+        late = {"transactional_id": topic, "producer_id": producer_id, "producer_epoch": epoch}
+        assert int(raw.ask(END_TXN, 4, **late, committed=True).error_code) == PRODUCER_FENCED
+        producer.abort_transaction()
     assert committed(bootstrap, topic) == [b"kept"]
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import random
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from tools.kafka.kafka import java_tool
 
 from penstock._native import BatchBuilder
-from penstock.errors import KafkaTimeoutError, TransactionError
+from penstock.errors import KafkaTimeoutError, ProducerFencedError, TransactionError
 from tests.devbroker.raw import RawClient
 from tests.support.kafka import RealKafka
 from tests.support.proxy import TO_CLIENT, TO_SERVER, Proxy
@@ -220,6 +222,60 @@ def test_what_is_given_up_half_way_is_aborted(
             producer.send_offsets_to_transaction({place: 9}, member_of(topic))
     assert committed(cluster.bootstrap_servers, topic) == [b"before", b"after", b"after"]
     until(lambda: offset_of(cluster.bootstrap_servers, topic, place), 9)
+
+
+def test_connections_that_break_at_any_moment(cluster: RealKafka, proxy: Proxy, topic: str) -> None:
+    """What was told to be committed is there, once and in order, with its offsets; what was told to be aborted is not."""
+    create(cluster.bootstrap_servers, topic, 2)
+    place, group = TopicPartition(topic, 0), f"{topic}-group"
+    chance, stop, kept = random.Random(890), threading.Event(), []
+
+    def trouble() -> None:
+        while not stop.wait(chance.uniform(0.005, 0.08)):
+            way = chance.choice(["cut", "reset", "swallow"])
+            if way == "swallow":
+                proxy.blackhole = TO_CLIENT  # requests arrive and are carried out, answers do not come
+                stop.wait(0.02)
+                proxy.reset()
+                proxy.blackhole = None
+            else:
+                getattr(proxy, way)()
+
+    options: dict[str, Any] = {"batch_size": 500, "linger_ms": 1, "retry_backoff_ms": 5, "max_block_ms": 400}
+    with transactional(cluster.proxied_bootstrap_servers, topic, **options) as producer:
+        producer.partitions_for(topic)
+        troublemaker = threading.Thread(target=trouble)
+        troublemaker.start()
+        try:
+            for number in range(60):
+                producer.begin_transaction()
+                try:
+                    for part in range(40):
+                        producer.send(topic, b"%d.%d" % (number, part), partition=part % 2)
+                    producer.send_offsets_to_transaction({place: number}, member_of(group))
+                    if number % 5 == 4:
+                        raise TransactionError("the test wants it to be aborted")
+                    _as_often_as_it_takes(producer.commit_transaction)
+                    kept.append(number)
+                except (TransactionError, KafkaTimeoutError) as error:
+                    assert not isinstance(error, ProducerFencedError), error
+                    _as_often_as_it_takes(producer.abort_transaction)
+        finally:
+            stop.set()
+            troublemaker.join(WAIT_S)
+            proxy.heal()
+    expected = [b"%d.%d" % (number, part) for p in range(2) for number in kept for part in range(p, 40, 2)]
+    assert committed(cluster.bootstrap_servers, topic) == expected
+    until(lambda: offset_of(cluster.bootstrap_servers, group, place), kept[-1])
+    assert len(kept) > 20
+
+
+def _as_often_as_it_takes(call: Callable[[], None]) -> None:
+    while True:
+        try:
+            return call()
+        except KafkaTimeoutError:
+            continue
 
 
 def late_batch(producer: KafkaProducer, topic: str, sequence: int) -> dict[str, object]:

@@ -48,6 +48,7 @@ class TransactionStates:
     Fields of the open transaction: `partitions` and `groups` are those that the coordinator has been told of. `unsure`: it may have been
     told of something else, whose answer never came. `unclean`: batches were given up, or something has failed, so that the sequence
     numbers have holes, or a request is still on its way; an abort begins a new epoch then. It outlives an abort that takes several calls.
+    `repeated`: a request to the coordinator had no answer and was sent again, so that the first one may still arrive.
     """
 
     def __init__(self, transactional_id: str) -> None:
@@ -58,6 +59,7 @@ class TransactionStates:
         self.groups: set[str] = set()
         self.unsure = False
         self.unclean = False
+        self.repeated = False
 
     def go(self, state: TransactionState) -> None:
         """IllegalStateError for what the table does not have."""
@@ -86,7 +88,7 @@ class TransactionStates:
     def begun(self) -> None:
         self.ended()
         self.error = None
-        self.unclean = False
+        self.unclean = self.repeated = False
         self.go(TransactionState.OPEN)
 
     def ended(self) -> None:

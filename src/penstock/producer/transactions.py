@@ -92,13 +92,15 @@ class Transactions:
         self._identity.producer_id = int(answer.producer_id)
         self._identity.epoch = int(answer.producer_epoch)
 
-    async def _raise_epoch(self) -> None:
-        """After an abort: the sequence numbers begin anew, under the next epoch (KIP-360)."""
+    async def _can_raise_epoch(self) -> bool:
         connection = await self._client.any_connection()
-        if (
-            connection.versions is not None
-            and connection.versions.pick(Api.INIT_PRODUCER_ID) < _KEEPS_EPOCH_SINCE
-        ):
+        return connection.versions is None or connection.versions.reaches(
+            Api.INIT_PRODUCER_ID, _KEEPS_EPOCH_SINCE
+        )
+
+    async def _raise_epoch(self) -> None:
+        """Between two transactions: the sequence numbers begin anew, under the next epoch (KIP-360)."""
+        if not await self._can_raise_epoch():
             # Asked without our own epoch, the coordinator would fence whoever has taken the id over meanwhile.
             error = TransactionError(
                 "this broker cannot raise a producer's epoch after a failure (KIP-360, Kafka 2.5): make a new producer"
@@ -218,10 +220,13 @@ class Transactions:
                 self._take(answer)
         was_2, now_2 = self.by_version_2, self._offers_version_2()
         # Version 2 has a new epoch with each EndTxn. Its first transaction needs one too: else what is late of the one before, by
-        # version 1, would be taken for its own.
-        if not was_2 and (states.unclean or now_2):
+        # version 1, would be taken for its own. For the same reason so does one after a request was repeated: EndTxn goes out, its
+        # connection breaks, it goes out again and is answered, the next transaction begins, and the first EndTxn arrives and commits
+        # half of it.
+        late = states.repeated and not was_2 and await self._can_raise_epoch()
+        if not was_2 and (states.unclean or now_2 or late):
             await self._raise_epoch()
-        states.unclean = False
+        states.unclean = states.repeated = False
         self.by_version_2 = now_2
 
     async def _end(self, commit: bool) -> Any:
@@ -285,6 +290,7 @@ class Transactions:
             except DisconnectedError as error:
                 _log.debug("%s: %s", what, error)
                 self._nodes.pop(key, None)
+                self.states.repeated = True
             else:
                 if code == 0:
                     return answer
