@@ -23,6 +23,7 @@ from .transaction_behaviour import (
     WAIT_S,
     KafkaProducer,
     TopicPartition,
+    as_often_as_it_takes,
     committed,
     create,
     identity,
@@ -193,7 +194,8 @@ def test_what_is_given_up_half_way_is_aborted(
         pytest.skip("not asked by version 2")
     create(cluster.bootstrap_servers, topic, 2)
     place, given_up = TopicPartition(topic, 0), 0
-    with transactional(cluster.proxied_bootstrap_servers, topic, max_block_ms=500) as producer:
+    with transactional(cluster.proxied_bootstrap_servers, topic, max_block_ms=1_000) as producer:
+        as_often_as_it_takes(lambda: producer.partitions_for(topic))
         with producer.transaction():
             producer.send(topic, b"before", partition=0)
         requests = Requests(proxy)
@@ -243,7 +245,7 @@ def test_connections_that_break_at_any_moment(cluster: RealKafka, proxy: Proxy, 
 
     options: dict[str, Any] = {"batch_size": 500, "linger_ms": 1, "retry_backoff_ms": 5, "max_block_ms": 400}
     with transactional(cluster.proxied_bootstrap_servers, topic, **options) as producer:
-        producer.partitions_for(topic)
+        as_often_as_it_takes(lambda: producer.partitions_for(topic))
         troublemaker = threading.Thread(target=trouble)
         troublemaker.start()
         try:
@@ -255,11 +257,11 @@ def test_connections_that_break_at_any_moment(cluster: RealKafka, proxy: Proxy, 
                     producer.send_offsets_to_transaction({place: number}, member_of(group))
                     if number % 5 == 4:
                         raise TransactionError("the test wants it to be aborted")
-                    _as_often_as_it_takes(producer.commit_transaction)
+                    as_often_as_it_takes(producer.commit_transaction)
                     kept.append(number)
                 except (TransactionError, KafkaTimeoutError) as error:
                     assert not isinstance(error, ProducerFencedError), error
-                    _as_often_as_it_takes(producer.abort_transaction)
+                    as_often_as_it_takes(producer.abort_transaction)
         finally:
             stop.set()
             troublemaker.join(WAIT_S)
@@ -268,14 +270,6 @@ def test_connections_that_break_at_any_moment(cluster: RealKafka, proxy: Proxy, 
     assert committed(cluster.bootstrap_servers, topic) == expected
     until(lambda: offset_of(cluster.bootstrap_servers, group, place), kept[-1])
     assert len(kept) > 20
-
-
-def _as_often_as_it_takes(call: Callable[[], None]) -> None:
-    while True:
-        try:
-            return call()
-        except KafkaTimeoutError:
-            continue
 
 
 def late_batch(producer: KafkaProducer, topic: str, sequence: int) -> dict[str, object]:

@@ -21,6 +21,7 @@ from penstock.errors import (
     CommitFailedError,
     IllegalStateError,
     KafkaError,
+    KafkaTimeoutError,
     ProducerFencedError,
     RecordTooLargeError,
     TransactionError,
@@ -37,8 +38,17 @@ def transactional(bootstrap: str, name: str, **config: Any) -> Iterator[KafkaPro
     """One that has its producer id."""
     options = {"retry_backoff_ms": 20, "reconnect_backoff_ms": 5, "reconnect_backoff_max_ms": 100, **config}
     with KafkaProducer(bootstrap_servers=bootstrap, transactional_id=name, **options) as producer:
-        producer.init_transactions()
+        as_often_as_it_takes(producer.init_transactions)  # some tests give each call little time
         yield producer
+
+
+def as_often_as_it_takes(call: Callable[[], object]) -> None:
+    while True:
+        try:
+            call()
+            return
+        except KafkaTimeoutError:
+            continue
 
 
 def committed(bootstrap: str, topic: str, isolation: str = "read_committed") -> list[bytes]:
