@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -310,6 +311,7 @@ def test_with_transactions_no_output_is_lost_and_none_repeated(broker: DevBroker
     may_go.set()
     with Running(processor()):
         until(lambda: committed(broker, group, topic, 1) == {0: 50}, "all committed")
+        time.sleep(0.3)  # and the processor has heard of it
     assert sorted(called) == sorted([*range(3), 3, *(list(range(4, 50)) * 2)])
     found: list[int] = []
     with KafkaConsumer(
