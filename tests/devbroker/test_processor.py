@@ -348,12 +348,15 @@ def test_what_handlers_return_is_written_before_the_commit(broker: DevBroker) ->
 
 @pytest.mark.parametrize("strategy", ["range", "cooperative-sticky"])
 def test_07_rebalances_under_load_lose_nothing_and_overlap_nowhere(broker: DevBroker, strategy: str) -> None:
+    through_rebalances(broker, uuid.uuid4().hex, **{"partition.assignment.strategy": strategy})
+
+
+def through_rebalances(broker: DevBroker, group: str, records: int = 3_000, **options: Any) -> None:
     """Members come and go; each record is handled, per key never twice at once among those alive."""
-    topic, group = made(broker, 3000, keys=60, partitions=6), uuid.uuid4().hex
-    orders, done = Orders(), set()
+    topic, orders, done = made(broker, records, keys=60, partitions=6), Orders(), set()
 
     def member() -> Processor:
-        processor = processor_of(broker, group, **{"partition.assignment.strategy": strategy})
+        processor = processor_of(broker, group, **options)
 
         @processor.handler(topic, concurrency=20)
         async def handle(record: Any) -> None:
@@ -370,9 +373,9 @@ def test_07_rebalances_under_load_lose_nothing_and_overlap_nowhere(broker: DevBr
         for _ in range(3):
             with Running(member()):
                 before = len(done)
-                until(lambda: len(done) > before + 200 or len(done) == 3000, "progress with two")  # noqa: B023
-        until(lambda: len(done) == 3000, "all handled")
-        until(lambda: sum(committed(broker, group, topic, 6).values()) == 3000, "all committed")
+                until(lambda: len(done) > before + 200 or len(done) == records, "progress with two")  # noqa: B023
+        until(lambda: len(done) == records, "all handled")
+        until(lambda: sum(committed(broker, group, topic, 6).values()) == records, "all committed")
     assert not orders.faults
 
 

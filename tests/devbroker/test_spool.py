@@ -23,7 +23,7 @@ from penstock import (
     TopicPartition,
 )
 from penstock.errors import ConfigError
-from tests.devbroker.test_processor import Orders, Running, committed, processor_of, until
+from tests.devbroker.test_processor import Orders, Running, committed, processor_of, through_rebalances, until
 from tests.devbroker.test_processor import made as made_with_keys
 from tests.support.spooling import Child
 
@@ -260,32 +260,8 @@ def test_the_limit_holds(broker: DevBroker, tmp_path: Path) -> None:
 def test_rebalances_lose_nothing_and_overlap_nowhere(
     broker: DevBroker, tmp_path: Path, read_ahead: bool
 ) -> None:
-    topic, group = made_with_keys(broker, 2000, keys=60, partitions=6), uuid.uuid4().hex
-    orders, done = Orders(), set()
-
-    def member() -> Any:
-        spool = Spool(tmp_path, read_ahead=read_ahead)
-        processor = processor_of(broker, group, spool=spool, max_buffered_records=100, max_poll_records=50)
-
-        @processor.handler(topic, concurrency=20)
-        async def handle(record: Any) -> None:
-            orders.begin(record)
-            try:
-                await asyncio.sleep(0.005)
-                done.add((record.partition, record.offset))
-            finally:
-                orders.busy.discard(record.key)
-
-        return processor
-
-    with Running(member()):
-        for _ in range(3):
-            with Running(member()):
-                before = len(done)
-                until(lambda: len(done) > before + 200 or len(done) == 2000, "progress with two")  # noqa: B023
-        until(lambda: len(done) == 2000, "all handled")
-        until(lambda: sum(committed(broker, group, topic, 6).values()) == 2000, "all committed")
-    assert not orders.faults
+    group, spool = uuid.uuid4().hex, Spool(tmp_path, read_ahead=read_ahead)
+    through_rebalances(broker, group, 2_000, spool=spool, max_buffered_records=100, max_poll_records=50)
     assert {path.name for path in (tmp_path / group).iterdir()} == {"0", "1"}, "each has a folder of its own"
 
 
