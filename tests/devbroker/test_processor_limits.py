@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -164,3 +165,45 @@ def test_a_batch_that_cannot_become_full_does_not_wait(broker: DevBroker) -> Non
     with Running(processor):
         until(lambda: len(done) >= 250, "batches of what may be held")
     assert len(set(done)) == len(done)
+
+
+@pytest.mark.parametrize("executor", ["async", "thread"])
+def test_26_a_topic_that_is_made_again_begins_anew(broker: DevBroker, executor: Any) -> None:
+    """While records of the old one are held: what is under way of them counts no more, and the commit goes back."""
+    topic, group = made(broker, partitions=1), uuid.uuid4().hex
+    processor = processor_of(broker, group)
+    seen: list[bytes] = []
+    may_go = threading.Event()
+
+    def handle(record: Any) -> None:
+        seen.append(record.value)
+        if record.value == b"old 5":
+            may_go.wait(30)
+
+    async def handle_async(record: Any) -> None:
+        seen.append(record.value)
+        while record.value == b"old 5" and not may_go.is_set():
+            await asyncio.sleep(0.01)
+
+    processor.handler(topic, order_by=None, executor=executor)(
+        handle_async if executor == "async" else handle
+    )
+    with KafkaProducer(bootstrap_servers=broker.bootstrap_servers) as producer:
+        for number in range(20):
+            producer.send(topic, b"old %d" % number)
+        with Running(processor) as running:
+            until(lambda: len(seen) == 20 and committed(broker, group, topic, 1) == {0: 5}, "all but one")
+            broker.delete_topic(topic)
+            broker.create_topic(topic, partitions=1)
+            for number in range(3):
+                producer.send(topic, b"new %d" % number)
+            producer.flush()
+            until(lambda: {b"new 0", b"new 1", b"new 2"} <= set(seen), "the new records are handled")
+            until(lambda: committed(broker, group, topic, 1) == {0: 3}, "and committed")
+            may_go.set()
+            producer.send(topic, b"new 3")
+            until(
+                lambda: committed(broker, group, topic, 1) == {0: 4},
+                "what ends of the old one changes nothing",
+            )
+            assert running.error is None

@@ -139,6 +139,7 @@ def test_a_topic_may_be_made_again_while_it_is_read(broker: DevBroker, tmp_path:
         broker.delete_topic(topic)
         made(broker, ["new"] * 30, topic)
         until(lambda: len(seen) == 70, "the new ones")
+        until(lambda: committed(broker, group, topic, 1) == {0: 30}, "committed, and so the commit goes back")
     assert seen == [b"old"] * 40 + [b"new"] * 30
 
 

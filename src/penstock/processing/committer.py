@@ -67,7 +67,8 @@ class Committer:
                 return True
             try:
                 if self._transactions is None:
-                    await self._consumer.commit(entries)
+                    rewinds = any(owned.rewinds for owned in owners.values())
+                    await self._consumer.commit(entries, allow_rewind=rewinds)
                 else:
                     await self._transact(self._transactions, entries, owners)
             except BaseException as error:
@@ -77,6 +78,7 @@ class Committer:
             self.failures = 0
             for tp, owned in owners.items():
                 owned.committed_as(entries[tp])
+                owned.rewinds = False
             return True
 
     def _failed(self, error: BaseException, count: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from .lanes import Load, Ownership, RecordLane
 
 if TYPE_CHECKING:
     from .runtime import Station
+
+_log = logging.getLogger("penstock.processing")
 
 _AHEAD_MS = 1_000.0
 """So long before they are due records of retry topics are taken in."""
@@ -121,7 +124,28 @@ class Intake:
         return tp in self.held
 
     async def _take_run(self, tp: TopicPartition, run: ConsumerRecords, next_offset: int) -> None:
-        self._station_of[tp.topic].lane.add(self._owned[tp], run, next_offset)
+        self._give(tp, run, next_offset)
+
+    def _give(self, tp: TopicPartition, run: ConsumerRecords, next_offset: int) -> None:
+        """To the lane. Offsets that it has been given already are records of another log: it was cut (KIP-320), or the topic made again."""
+        owned, station = self._owned[tp], self._station_of[tp.topic]
+        if run[0].offset < owned.next_offset:
+            _log.warning(
+                "%s goes back from offset %d to %d: the log was cut, or the topic made again. What was under way of it counts no more",
+                tp,
+                owned.next_offset,
+                run[0].offset,
+            )
+            station.lane.withdraw([owned])
+            owned.fenced = True
+            station.executor.cancel(station.lane.running_of([owned]))
+            owned = self._owned[tp] = self._anew(tp)
+            owned.rewinds = True
+        station.lane.add(owned, run, next_offset)
+
+    def _anew(self, tp: TopicPartition) -> Ownership:
+        """Of a partition of which nothing is known any more."""
+        return Ownership(tp, None, next(self._epochs))
 
     # ------------------------------------------------------------ too much, and enough again
 

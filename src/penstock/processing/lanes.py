@@ -77,7 +77,7 @@ class Ownership(PartitionProgress):
     counts any more.
     """
 
-    __slots__ = ("chains", "has_resting", "held", "low_water", "outputs", "withdrawn")
+    __slots__ = ("chains", "has_resting", "held", "low_water", "outputs", "rewinds", "withdrawn")
 
     def __init__(
         self,
@@ -91,6 +91,7 @@ class Ownership(PartitionProgress):
         self.held = 0  # records that were taken in and are not done
         self.low_water = -1
         self.withdrawn = False
+        self.rewinds = False  # the log went back, and so does its first commit
         self.has_resting = False
         self.outputs: dict[int, Any] = {}  # by offset: what a handler returned and a transaction is to write
 

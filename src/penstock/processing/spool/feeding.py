@@ -274,10 +274,14 @@ class SpooledIntake(Intake):
             return
         if self._feeds.get(tp) is not feed or feed.owned.withdrawn:
             return
-        station = self._station_of[tp.topic]
         for run, next_offset in runs:
-            station.lane.add(feed.owned, run, next_offset)
-        station.executor.kick()
+            self._give(tp, run, next_offset)
+        self._station_of[tp.topic].executor.kick()
+
+    def _anew(self, tp: TopicPartition) -> Ownership:
+        feed = self._feeds[tp]
+        feed.owned = self._ownership(tp, None, feed, JournalState())
+        return feed.owned
 
     # ------------------------------------------------------------ too much, and enough again
 
