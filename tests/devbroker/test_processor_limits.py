@@ -207,3 +207,19 @@ def test_26_a_topic_that_is_made_again_begins_anew(broker: DevBroker, executor: 
                 "what ends of the old one changes nothing",
             )
             assert running.error is None
+
+
+def test_36_a_stop_ends_though_no_broker_is_left() -> None:
+    with DevBroker(group_initial_rebalance_delay_ms=0) as broker:
+        topic = made(broker, 300)
+        processor, handled = processor_of(broker, drain_timeout="1s"), []
+
+        @processor.handler(topic, concurrency=5)
+        async def handle(record: Any) -> None:
+            handled.append(record.value)
+            await asyncio.sleep(0.01)
+
+        with Running(processor):
+            until(lambda: len(handled) > 50, "some are handled")
+            broker.stop()
+            # Running.__exit__() stops it, and waits for its end

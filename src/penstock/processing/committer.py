@@ -28,7 +28,10 @@ class Committer:
         consumer: AsyncKafkaConsumer,
         owned: Mapping[TopicPartition, Ownership],
         transactions: TransactionalCommitter | None,
+        timeout_s: float,
     ) -> None:
+        """`timeout_s`: of one commit without transactions; it is tried again at the next interval."""
+        self._timeout_ms = timeout_s * 1000
         self._consumer = consumer
         self._owned = owned
         self._transactions = transactions
@@ -68,7 +71,7 @@ class Committer:
             try:
                 if self._transactions is None:
                     rewinds = any(owned.rewinds for owned in owners.values())
-                    await self._consumer.commit(entries, allow_rewind=rewinds)
+                    await self._consumer.commit(entries, allow_rewind=rewinds, timeout=self._timeout_ms)
                 else:
                     await self._transact(self._transactions, entries, owners)
             except BaseException as error:

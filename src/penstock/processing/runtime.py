@@ -43,6 +43,7 @@ _log = logging.getLogger("penstock.processing")
 
 _POLL_MS = 500
 _RETRY_POLL_S = 1.0
+_LEAST_PATIENCE_S = 5.0
 _MAX_REQUEST_BYTES = 1_048_576  # max.request.size, where it is not given
 _STILL_ALIVE_S = 30.0
 """How long the loop may not have turned before it counts as hung: a coroutine handler blocks it, perhaps."""
@@ -80,6 +81,8 @@ class Runtime:
         self._failure: BaseException | None = None
         self._stopping = False
         self._running = False
+        # What a commit or leaving the group may take: with no broker left, a stop ends in some multiples of it.
+        self._patience_s = max(_LEAST_PATIENCE_S, settings.drain_timeout_s)
         self._stalls = Stalls(float(settings.config.get("max.poll.interval.ms", 300_000)))
         self._turned_s = time.monotonic()
         self._assigned_once = False
@@ -104,7 +107,7 @@ class Runtime:
             self._deliveries = Deliveries(producer) if producer is not None else None
             self._dead_letters = DeadLetters(producer) if producer is not None else None
             self._consumer = AsyncKafkaConsumer(**self._settings.config)
-            self._committer = Committer(self._consumer, self.owned, transactions)
+            self._committer = Committer(self._consumer, self.owned, transactions, self._patience_s)
             self._intake = self._make_intake()
             try:
                 self._open_stations()
@@ -198,7 +201,7 @@ class Runtime:
                 await guard.close()
             for sink in self._sinks():
                 await asyncio.to_thread(sink.close)
-            await self._consumer.close()
+            await self._consumer.close(self._patience_s * 1000)
             await self._intake.close()
 
     # ------------------------------------------------------------ making

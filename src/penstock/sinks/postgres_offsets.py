@@ -40,7 +40,11 @@ class PostgresOffsets(Offsets["psycopg.Connection[Any]"]):
                         "PRIMARY KEY (group_id, topic, partition))"
                     ).format(self._table)
                 )
-        except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable):
+        except (
+            psycopg.errors.UniqueViolation,
+            psycopg.errors.DuplicateTable,
+            psycopg.errors.DuplicateObject,  # the table's row type
+        ):
             pass
 
     def take(
