@@ -201,6 +201,9 @@ class BatchLane(Lane):
         parts = [payload, *reversed(work.rest or ())]
         trimmed = []
         for part in parts:
+            if partitions.issuperset(part.partitions):
+                trimmed.append(part)
+                continue
             runs = [part.records(tp) for tp in part.partitions if tp in partitions]
             if runs:
                 trimmed.append(runs[0] if len(runs) == 1 else ConsumerRecords.concat(runs))

@@ -222,7 +222,11 @@ class Lane:
             self._not_called(work, error)
             return
         self.failed_calls += 1
+        given = work.payload
         if self._gone(work):
+            return
+        if work.payload is not given:  # what has gone of the batch may have been the cause: the rest was not tried by itself
+            self._again(work)
             return
         now_ms = self._clock_ms()
         breaker = self._breaker
