@@ -21,6 +21,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, NewTopic, OffsetSpec
 
 from penstock.devbroker import DevBroker
+from tests.support.closing import close
 
 CODECS = ["none", "gzip", "snappy", "lz4", "zstd"]
 WAIT_S = 15
@@ -98,7 +99,7 @@ def test_librdkafka_round_trip_with_every_codec(broker: DevBroker, name: str, co
     reader = consumer(broker, name)
     reader.subscribe([name])
     found = take(reader, len(rows))
-    reader.close()
+    close(reader)
     assert [(m.key(), m.value(), m.headers() or []) for m in found] == rows
     assert [m.offset() for m in found] == list(range(len(rows)))
     assert found[0].timestamp() == (1, 1_700_000_000_000)
@@ -115,11 +116,11 @@ def test_librdkafka_group_of_two_shares_commits_and_resumes(broker: DevBroker, n
     until(lambda: len(first.assignment()) == len(second.assignment()) == 2, first, second)
     mine, others = set(first.assignment()), set(second.assignment())
     assert {each.partition for each in mine | others} == {0, 1, 2, 3}
-    first.close()
+    close(first)
     until(lambda: len(second.assignment()) == 4, second)
     fill(broker, name, 4, 4)
     more = take(second, 4)
-    second.close()
+    close(second)
     assert {m.offset() for m in more} == {10}
     assert len({(m.partition(), m.offset()) for m in found}) == 40
     assert broker.committed(name) == {(name, index): 10 for index in range(4)}
@@ -133,7 +134,7 @@ def test_librdkafka_assignors(broker: DevBroker, name: str, strategy: str) -> No
         each.subscribe([name])
     until(lambda: all(len(each.assignment()) == 1 for each in members), *members)
     for each in members:
-        each.close()
+        close(each)
 
 
 def test_librdkafka_static_member_returns_without_a_rebalance(broker: DevBroker, name: str) -> None:
@@ -144,14 +145,14 @@ def test_librdkafka_static_member_returns_without_a_rebalance(broker: DevBroker,
     leaves = consumer(broker, name, **{"group.instance.id": "leaves"})
     leaves.subscribe([name])
     until(lambda: len(stays.assignment()) == len(leaves.assignment()) == 1, stays, leaves)
-    leaves.close()
+    close(leaves)
     before = len(rebalances)
     back = consumer(broker, name, **{"group.instance.id": "leaves"})
     back.subscribe([name])
     until(lambda: len(back.assignment()) == 1, stays, back)
     assert len(rebalances) == before
-    stays.close()
-    back.close()
+    close(stays)
+    close(back)
 
 
 def test_librdkafka_idempotent_producer(broker: DevBroker, name: str) -> None:
@@ -159,7 +160,7 @@ def test_librdkafka_idempotent_producer(broker: DevBroker, name: str) -> None:
     reader = consumer(broker, name)
     reader.subscribe([name])
     assert [int(m.value()) for m in take(reader, 1000)] == list(range(1000))
-    reader.close()
+    close(reader)
 
 
 def test_librdkafka_offsets_for_times_look_inside_batches(broker: DevBroker, name: str) -> None:
@@ -176,7 +177,7 @@ def test_librdkafka_offsets_for_times_look_inside_batches(broker: DevBroker, nam
         (after,) = reader.offsets_for_times([TopicPartition(topic, 0, 2_000_000)], timeout=WAIT_S)
         assert after.offset == -1
         assert reader.get_watermark_offsets(TopicPartition(topic, 0), timeout=WAIT_S) == (0, 50)
-        reader.close()
+        close(reader)
 
 
 def test_log_append_time(broker: DevBroker, name: str) -> None:
@@ -189,7 +190,7 @@ def test_log_append_time(broker: DevBroker, name: str) -> None:
     reader = consumer(broker, name)
     reader.subscribe([name])
     (found,) = take(reader, 1)
-    reader.close()
+    close(reader)
     kind, stamp = found.timestamp()
     assert kind == 2
     assert before <= stamp <= time.time_ns() // 1_000_000
@@ -243,7 +244,7 @@ def test_librdkafka_group_admin(broker: DevBroker, name: str, admin: AdminClient
     assert [(each.topic, each.partition) for each in member.assignment.topic_partitions] == [(name, 0)]
     with pytest.raises(KafkaException, match="NON_EMPTY_GROUP"):
         admin.delete_consumer_groups([name])[name].result(WAIT_S)
-    reader.close()
+    close(reader)
     rewound = ConsumerGroupTopicPartitions(name, [TopicPartition(name, 0, 2)])
     admin.alter_consumer_group_offsets([rewound])[name].result(WAIT_S)
     asked = ConsumerGroupTopicPartitions(name)
@@ -271,7 +272,7 @@ def test_a_first_batch_larger_than_the_fetch_limits_arrives_whole(broker: DevBro
     reader = consumer(broker, name, **{"fetch.message.max.bytes": 1000, "max.partition.fetch.bytes": 1000})
     reader.subscribe([name])
     assert [len(m.value()) for m in take(reader, 3)] == [200_000] * 3
-    reader.close()
+    close(reader)
 
 
 def test_topics_are_made_on_first_use_only_if_both_sides_want(name: str) -> None:
@@ -310,7 +311,7 @@ def test_kafka_python_round_trip(broker: DevBroker, name: str, codec: str | None
     )
     values = [next(reader).value for _ in range(50)]
     reader.commit()
-    reader.close()
+    close(reader)
     assert values == [f"v{n}".encode() for n in range(50)]
     assert broker.committed(name) == {(name, 0): 50}
 
@@ -332,7 +333,7 @@ def test_kafka_python_group_of_two(broker: DevBroker, name: str) -> None:
         for each in members:
             each.poll(50)
     for each in members:
-        each.close()
+        close(each)
 
 
 # ---------------------------------------------------------------- aiokafka

@@ -25,6 +25,7 @@ from confluent_kafka.admin import AdminClient
 from penstock.devbroker import DevBroker
 from penstock.devbroker.codes import Code
 from tests.devbroker.raw import RawClient
+from tests.support.closing import close
 
 PARTITIONS = 6
 WAIT_S = 45
@@ -70,7 +71,7 @@ class Team:
 
     def part(self, member: Consumer) -> None:
         self.members.remove(member)
-        member.close()
+        close(member)
 
     def until(self, done: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + WAIT_S
@@ -103,7 +104,7 @@ def team(broker: DevBroker) -> Iterator[Team]:
         yield found
     finally:
         for member in found.members:
-            member.close()
+            close(member)
 
 
 def test_two_and_three_members_share_and_one_leaves(broker: DevBroker) -> None:
