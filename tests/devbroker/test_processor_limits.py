@@ -15,6 +15,7 @@ from penstock import DevBroker, KafkaProducer
 from penstock.errors import ConfigError
 from penstock.processing import Adaptive, RetryTopic, Skip, adapting
 from tests.devbroker.test_processor import Running, committed, made, processor_of, until
+from tests.support.handlers import of_orders
 
 
 @pytest.fixture(scope="module")
@@ -223,3 +224,27 @@ def test_36_a_stop_ends_though_no_broker_is_left() -> None:
             until(lambda: len(handled) > 50, "some are handled")
             broker.stop()
             # Running.__exit__() stops it, and waits for its end
+
+
+@pytest.mark.parametrize("executor", ["thread", "process"])
+def test_threads_and_processes_adapt_as_well(
+    broker: DevBroker, monkeypatch: pytest.MonkeyPatch, executor: Any
+) -> None:
+    monkeypatch.setattr(adapting, "_SAMPLES", 1)
+    topic, out = made(broker, 3_000, keys=3_000), made(broker)
+    processor = processor_of(broker, memory_budget="1TiB")
+    seen = set()
+    processor.handler(
+        topic, executor=executor, concurrency=Adaptive(least=1, most=2, start=1), output=out, name="adaptive"
+    )(of_orders)
+
+    def all_done() -> bool:
+        handlers: Any = processor.health().details.get("handlers", {})
+        if "adaptive" not in handlers:
+            return False
+        seen.add(handlers["adaptive"]["concurrency"])
+        return bool(handlers["adaptive"]["done"] == 3_000)
+
+    with Running(processor):
+        until(all_done, "all are handled")
+    assert len(seen) == 2, f"it began with the least and went on with the most: {seen}"
