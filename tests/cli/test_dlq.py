@@ -19,8 +19,9 @@ WAIT_S = 30.0
 class Orders:
     """A topic with ten records, the processor of which puts two into the dead letters, until they are mended."""
 
-    def __init__(self, broker: DevBroker) -> None:
+    def __init__(self, broker: DevBroker, exactly_once: bool = False) -> None:
         self.broker = broker
+        self.exactly_once = exactly_once
         self.topic = f"orders-{uuid.uuid4().hex[:8]}"
         self.dead = f"{self.topic}.dlq"
         self.group = f"g-{self.topic}"
@@ -38,7 +39,8 @@ class Orders:
                 "bootstrap.servers": self.broker.bootstrap_servers,
                 "group.id": self.group,
                 "auto.offset.reset": "earliest",
-            }
+            },
+            exactly_once=self.exactly_once,
         )
         seen: list[Any] = []
         done = [0]
@@ -63,9 +65,9 @@ class Orders:
         return seen
 
 
-@pytest.fixture
-def orders(broker: DevBroker) -> Orders:
-    made = Orders(broker)
+@pytest.fixture(params=[False, True], ids=["", "exactly-once"])
+def orders(broker: DevBroker, request: pytest.FixtureRequest) -> Orders:
+    made = Orders(broker, exactly_once=request.param)
     made.process(10)
     return made
 

@@ -26,6 +26,7 @@ dlq = typer.Typer(
     rich_markup_mode="rich",
 )
 
+_LAST = 20
 _POLL_MS = 500
 _PREVIEW_CHARACTERS = 60
 
@@ -280,6 +281,7 @@ def _reader(bootstrap_servers: str, extra: list[str] | None, **own: Any) -> Kafk
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         allow_auto_create_topics=False,
+        isolation_level="read_committed",  # a processor that is exactly once writes dead letters in transactions
         **own,
     )
     return KafkaConsumer(**patience(config))
@@ -299,8 +301,9 @@ def _topics_with_letters(consumer: KafkaConsumer) -> list[str]:
     found: set[str] = set()
     for tp in filled:
         if tp.topic not in found:
-            last = next(_between(consumer, {tp: ends[tp] - 1}, {tp: ends[tp]}), None)
-            if last is not None and Letter(last).is_letter:
+            # more than one: the last offsets of a topic with transactions are markers, which are no records
+            starts = {tp: max(firsts[tp], ends[tp] - _LAST)}
+            if any(Letter(record).is_letter for record in _between(consumer, starts, {tp: ends[tp]})):
                 found.add(tp.topic)
     return sorted(found)
 
