@@ -225,9 +225,8 @@ class Lane:
         given = work.payload
         if self._gone(work):
             return
-        if (
-            work.payload is not given
-        ):  # what has gone of the batch may have been the cause: the rest was not tried by itself
+        if work.payload is not given:
+            # What has gone of the batch may have been the cause: the rest was not tried by itself.
             self._again(work)
             return
         now_ms = self._clock_ms()
