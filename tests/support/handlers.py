@@ -34,6 +34,11 @@ class OddError(Exception):
     """One that cannot be pickled."""
 
 
+def slowly(record: Any) -> None:
+    """As a call that waits."""
+    time.sleep(0.002)
+
+
 def count(records: Any) -> bytes:
     """A batch handler."""
     return b"%d" % len(records)

@@ -31,14 +31,14 @@ class Dial:
     samples: list[tuple[int, bool]] = field(default_factory=list)
 
     def sample(self) -> None:
-        out = len(self.lane.running)
-        self.samples.append((out, out >= self.lane.concurrency and self.lane.waiting > 0))
+        out = self.executor.busy
+        self.samples.append((out, out >= self.limit.limit and self.lane.waiting > 0))
 
     def window(self, seconds: float, overloaded: bool) -> Window:
         samples, self.samples = self.samples, []
         ended = self.lane.ended_calls
         before, self.ended_before = self.ended_before, ended
-        mean = sum(out for out, _ in samples) / len(samples) / self.unit
+        mean = sum(out for out, _ in samples) / len(samples)
         pressed = sum(full for _, full in samples) * 2 > len(samples)
         return Window(seconds, mean, ended - before, pressed, overloaded)
 

@@ -133,6 +133,10 @@ class Executor(Protocol):
     def running(self) -> int:
         """How many works are out."""
 
+    @property
+    def busy(self) -> int:
+        """How many calls are under way; works may be out that wait behind another in their process."""
+
     async def stop(self) -> None:
         """End all that belongs to the executor; what runs is cancelled where it can be. Idempotent."""
 

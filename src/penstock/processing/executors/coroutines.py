@@ -50,6 +50,10 @@ class CoroutineExecutor:
     def running(self) -> int:
         return sum(1 for hand in self._crew if hand.work is not None)
 
+    @property
+    def busy(self) -> int:
+        return len(self._crew) - len(self._parked)
+
     def kick(self) -> None:
         source, parked = self._source, self._parked
         if self._stopping:

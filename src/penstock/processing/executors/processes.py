@@ -99,6 +99,10 @@ class ProcessExecutor:
         return self._running
 
     @property
+    def busy(self) -> int:
+        return len(self._seats) - len(self._idle)
+
+    @property
     def pids(self) -> list[int]:
         """Of the processes that run now."""
         return [process.pid for seat in self._seats if (process := seat.process) is not None and process.pid]
@@ -106,7 +110,7 @@ class ProcessExecutor:
     def kick(self) -> None:
         source = self._source
         most_at_work = -(-source.concurrency // self._most_in_frame)
-        while not self._stopping and source.waiting and len(self._seats) - len(self._idle) < most_at_work:
+        while not self._stopping and source.waiting and self.busy < most_at_work:
             if self._idle:
                 seat = self._idle.pop()
             else:

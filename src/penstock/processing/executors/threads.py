@@ -55,6 +55,10 @@ class ThreadExecutor:
         return len(self._out)
 
     @property
+    def busy(self) -> int:
+        return min(len(self._out), len(self._threads))
+
+    @property
     def overdue(self) -> int:
         """Calls that run for longer than the timeout."""
         return len(self._overdue)
