@@ -71,7 +71,7 @@ kafka: check-kafka $(REQUIREMENTS_STAMP) ## a real Apache Kafka on this machine 
 # ---------------------------------------------------------------- checking
 
 .PHONY: test lint lint-python lint-rust test-rust test-fuzz test-python
-test: check-test lint test-rust test-fuzz test-python ## everything: lint, types, Rust, and Python against real servers (some 15 minutes)
+test: check-test lint test-rust test-fuzz test-python ## everything: lint, types, Rust, and Python against real servers (half an hour and more)
 
 lint: lint-python lint-rust ## ruff, mypy, import-linter, cargo fmt, clippy
 
