@@ -10,6 +10,7 @@ import asyncio
 import os
 import random
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -85,7 +86,9 @@ class World:
         self.done: set[int] = set()  # by anybody
         self.seen_done: set[int] = set()  # that a journal had, and that still counted, when a process began
         self.attempts: dict[int, int] = {}  # failed calls, as the journal had them when the process began
-        self.now_ms = 0.0
+        self.now_ms = (
+            time.monotonic() * 1000
+        )  # the loop's clock, which tells a spool when a retry is due; then it runs ahead
 
     # ------------------------------------------------------------ the consumer
 
