@@ -78,9 +78,8 @@ class BatchLane(Lane):
         count = parcel.records
         shard.count += count
         partition.held += count
-        self._load.records += count
         if count:
-            self._load.bytes += parcel.bytes
+            self._load.took(count, parcel.bytes)
         self._offer(shard)
         return count
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections.abc import Iterable, Mapping
@@ -78,7 +79,6 @@ class Intake:
 
     async def take_in(self, records: ConsumerRecords) -> None:
         """What poll() has returned."""
-        self._load.record_bytes = max(1.0, records.size_bytes() / len(records))
         next_offsets = records.next_offsets()
         touched: dict[Station, None] = {}
         partitions = records.partitions
@@ -115,8 +115,8 @@ class Intake:
             due_ms = lane.later(record)[0]
             if due_ms > soon_ms:
                 self._not_due[tp] = due_ms
-                await self._consumer.pause(tp)
-                await self._consumer.seek(tp, record.offset)
+                await self._pause([tp])
+                await self._seek(tp, record.offset)
                 return run[:index], record.offset
         return run, next_offset
 
@@ -174,7 +174,19 @@ class Intake:
             station.executor.kick()
 
     async def _hold(self, partitions: Iterable[TopicPartition]) -> None:
-        await self._consumer.pause(*partitions)
+        await self._pause(partitions)
+
+    async def _pause(self, partitions: Iterable[TopicPartition]) -> None:
+        assigned = self._consumer.assignment()
+        if mine := [tp for tp in partitions if tp in assigned]:
+            with contextlib.suppress(
+                IllegalStateError
+            ):  # one is lost already, and the next poll() will say so
+                await self._consumer.pause(*mine)
+
+    async def _seek(self, tp: TopicPartition, place: int | OffsetAndMetadata) -> None:
+        with contextlib.suppress(IllegalStateError):  # as in _pause()
+            await self._consumer.seek(tp, place)
 
     async def flow(self) -> None:
         """For ever: let go on what was held back, once enough of it is done."""

@@ -63,6 +63,12 @@ class Load:
         by_bytes = (self.limit_bytes - self.bytes) / self.record_bytes
         return max(1, int(min(self.limit_records - self.records, by_bytes)))
 
+    def took(self, records: int, size_bytes: int) -> None:
+        """So much more is held."""
+        self.records += records
+        self.bytes += size_bytes
+        self.record_bytes = max(1.0, size_bytes / records)
+
     def relieve(self) -> None:
         """Called while pressed, after something went."""
         if self.records * 2 <= self.limit_records and self.bytes * 2 <= self.limit_bytes:
@@ -468,10 +474,9 @@ class RecordLane(Lane):
                 ready.append(work)
         partition.read_to(next_offset)
         partition.held += count
-        self._load.records += count
         if count:
             parcel.records = count
-            self._load.bytes += parcel.bytes
+            self._load.took(count, parcel.bytes)
         return count
 
     def _later_of(self, partition: Ownership) -> Callable[[ConsumerRecord], tuple[float, int] | None] | None:

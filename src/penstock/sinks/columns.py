@@ -30,6 +30,13 @@ class Column:
     source: Source
 
 
+def checked_mode(sink: str, mode: str) -> bool:
+    """Whether it merges. ConfigError for a mode that there is not."""
+    if mode not in ("insert", "upsert"):
+        raise ConfigError(f"{sink}(mode={mode!r}): 'insert' or 'upsert'")
+    return mode == "upsert"
+
+
 def given_columns(columns: Columns) -> list[Column] | None:
     """The columns that the user named; None where the table is to tell. ConfigError for what is no source."""
     if columns is None:

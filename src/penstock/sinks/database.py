@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ConfigError
-from .columns import Columns, given_columns
+from .columns import Columns, checked_mode, given_columns
 from .sql_offsets import SqlOffsets
 from .sql_session import DbApiSession, SqlSession
 from .sql_table import SqlTable
@@ -16,13 +16,6 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
 Paramstyle = Literal["qmark", "format", "numeric", "named", "pyformat"]
-
-
-def checked_mode(sink: str, mode: str) -> bool:
-    """Whether it merges. ConfigError for a mode that there is not."""
-    if mode not in ("insert", "upsert"):
-        raise ConfigError(f"{sink}(mode={mode!r}): 'insert' or 'upsert'")
-    return mode == "upsert"
 
 
 class DatabaseSink(StoringSink[SqlSession]):

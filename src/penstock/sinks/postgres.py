@@ -9,7 +9,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from ..errors import ConfigError
-from .columns import Columns, given_columns
+from .columns import Columns, checked_mode, given_columns
 from .postgres_offsets import PostgresOffsets
 from .postgres_table import PostgresTable
 from .storing import StoringSink
@@ -46,14 +46,13 @@ class PostgresSink(StoringSink["psycopg.Connection[Any]"]):
         retry_for_s: float = 30.0,
     ) -> None:
         """`connect`: a connection string, or a function that makes a psycopg connection. `table`: its name, or schema.name."""
-        if mode not in ("insert", "upsert"):
-            raise ConfigError(f"PostgresSink(mode={mode!r}): 'insert' or 'upsert'")
+        upsert = checked_mode("PostgresSink", mode)
         self._secret = _password_of(connect) if isinstance(connect, str) else ""
         self._connect: Connect = (lambda: psycopg.connect(connect)) if isinstance(connect, str) else connect
         self._places = PostgresOffsets(offsets_table)
         super().__init__(
             "PostgreSQL",
-            PostgresTable(table, upsert=mode == "upsert", key=tuple(key)),
+            PostgresTable(table, upsert=upsert, key=tuple(key)),
             self._places,
             given_columns(columns),
             retry_for_s,

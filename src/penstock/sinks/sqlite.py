@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from .columns import Columns, given_columns
-from .database import checked_mode
+from .columns import Columns, checked_mode, given_columns
 from .sql_offsets import SqlOffsets
 from .sql_session import SqlSession
 from .sql_table import SqlTable

@@ -226,10 +226,6 @@ class SpooledIntake(Intake):
         if lost:
             await self._match()
 
-    async def _seek(self, tp: TopicPartition, place: int | OffsetAndMetadata) -> None:
-        with contextlib.suppress(IllegalStateError):  # it is lost already, and the next poll() will say so
-            await self._consumer.seek(tp, place)
-
     def _is_paused(self, tp: TopicPartition) -> bool:
         return tp in self._paused
 
