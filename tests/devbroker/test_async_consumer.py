@@ -151,9 +151,50 @@ def test_ctrl_c_ends_asyncio_run(own_broker: DevBroker, loop_name: str, waits_in
     if not alive:
         own_broker.stop()
     child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=WAIT_S)
+    out, err = ended(child)
     assert out == "interrupted 1\n", err
     assert "Traceback" not in err
+
+
+def ended(child: subprocess.Popen[str]) -> tuple[str, str]:
+    """What it printed until its end. If it does not end, it is made to tell where its threads stand."""
+    try:
+        return child.communicate(timeout=WAIT_S)
+    except subprocess.TimeoutExpired:
+        child.send_signal(signal.SIGABRT)
+        out, err = child.communicate()
+        raise AssertionError(f"does not end; {out!r}, {err}") from None
+
+
+def test_a_ctrl_c_that_the_loop_sleeps_through_is_heard(own_broker: DevBroker) -> None:
+    """The signal arrives after the interpreter has looked for one, and before asyncio's loop sleeps in the selector: the handler is due
+    and the selector goes on. interrupt_main() from another thread makes just that."""
+    body = f"""
+        import _thread, asyncio, signal, threading
+        from penstock import AsyncKafkaConsumer
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        async def main():
+            async with AsyncKafkaConsumer("t", bootstrap_servers={own_broker.bootstrap_servers!r}, group_id="g") as consumer:
+                while not consumer.assignment():
+                    await consumer.poll(timeout=10)
+                threading.Timer(0.5, _thread.interrupt_main).start()
+                await consumer.poll(timeout=600_000)
+
+        try:
+            asyncio.run(main())
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+    """
+    child = subprocess.Popen(
+        [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(body)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    out, err = ended(child)
+    assert out == "interrupted\n", err
 
 
 def test_a_sync_consumer_refuses_coroutine_functions(own_broker: DevBroker) -> None:

@@ -44,6 +44,9 @@ T = TypeVar("T")
 _log = logging.getLogger("penstock.consumer")
 _LONGEST_TURN_S = 0.005
 """poll() lets other tasks run when it has not waited for anything for so long."""
+_LONGEST_SLEEP_S = 1.0
+"""poll() wakes its loop so often, since asyncio's loop may sleep through a Ctrl-C: the signal arrives after the interpreter has looked for
+one and before the loop has gone to sleep in the selector, and nothing else of it wakes the loop (uvloop is woken by every signal)."""
 _CLOSE_GRACE_S = 1.0
 """close() cancels a listener that goes on for so long after its timeout. The engine's own steps keep to the timeout by themselves."""
 
@@ -76,7 +79,7 @@ class AsyncKafkaConsumer:
         self._max_poll_records: int = self._core.config["max.poll.records"]
         self._default_timeout_ms: int = self._core.config["default.api.timeout.ms"]
         # awaiting is progress, however long: it is told to the group at least so often
-        self._longest_wait_s: float = self._core.config["max.poll.interval.ms"] / 3000
+        self._longest_wait_s: float = min(_LONGEST_SLEEP_S, self._core.config["max.poll.interval.ms"] / 3000)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._readable: Readable | None = None
         self._polling = False
