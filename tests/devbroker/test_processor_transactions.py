@@ -116,20 +116,51 @@ def _with_protocol(broker: DevBroker, group: str, source: str, target: str, prot
     return processor
 
 
-def test_an_output_that_cannot_be_written_ends_it(broker: DevBroker) -> None:
+def test_an_output_that_the_broker_refuses_ends_it(broker: DevBroker) -> None:
     """Not lost, and not tried for ever: nothing is committed past it."""
-    source, target, group = made(broker, 1, partitions=1), made(broker), uuid.uuid4().hex
+    source, target, group = made(broker, 1, partitions=1), uuid.uuid4().hex, uuid.uuid4().hex
+    broker.create_topic(target, config={"max.message.bytes": 10_000})
     processor = processor_of(broker, group, exactly_once=True)
 
     @processor.handler(source, output=target)
     async def enlarge(record: Any) -> Output:
-        return Output(bytes(2_000_000))
+        return Output(bytes(20_000))
 
     with Running(processor) as running:
         running.ended()
     assert isinstance(running.error, RecordTooLargeError)
     assert committed(broker, group, source, 1) == {}
     assert read(broker.bootstrap_servers, target) == []
+
+
+def test_outputs_too_large_for_one_batch_go_in_two(broker: DevBroker) -> None:
+    source, target, group = made(broker, 200), uuid.uuid4().hex, uuid.uuid4().hex
+    broker.create_topic(target, config={"max.message.bytes": 2_000})
+    processor = processor_of(broker, group, exactly_once=True)
+
+    @processor.handler(source, output=target)
+    async def enlarge(record: Any) -> Output:
+        return Output(record.value.rjust(500, b"0"))
+
+    with Running(processor) as running:
+        until(lambda: sum(committed(broker, group, source).values()) == 200, "all is written")
+    assert running.error is None
+    assert numbers(broker, target) == list(range(200))
+
+
+def test_an_output_larger_than_a_request_is_that_records_failure(broker: DevBroker) -> None:
+    source, target, dead, group = made(broker, 30), made(broker), made(broker), uuid.uuid4().hex
+    processor = processor_of(broker, group, exactly_once=True)
+
+    @processor.handler(source, output=target, dead_letter=dead)
+    async def enlarge(record: Any) -> Output:
+        return Output(record.value if record.value != b"7" else bytes(2_000_000))
+
+    with Running(processor) as running:
+        until(lambda: sum(committed(broker, group, source).values()) == 30, "all are done with")
+    assert running.error is None
+    assert numbers(broker, dead) == [7]
+    assert numbers(broker, target) == [n for n in range(30) if n != 7]
 
 
 def test_offsets_are_not_told_while_a_transaction_holds_them(broker: DevBroker) -> None:

@@ -303,6 +303,18 @@ def test_a_record_that_the_broker_refuses(bootstrap: str, topic: str) -> None:
     assert committed(bootstrap, topic) == [b"kept"]
 
 
+def test_a_batch_that_is_split_stays_in_its_transaction(bootstrap: str, topic: str) -> None:
+    """Its halves have its sequence numbers, so that none is missing: a hole could only be mended by a new epoch."""
+    create(bootstrap, topic, max_message_bytes=2_000)
+    with transactional(bootstrap, topic, linger_ms=1_000, batch_size=4_000) as producer:
+        for turn in range(3):
+            with producer.transaction():
+                for number in range(20):  # some batches behind the first are refused as too large, or out of order
+                    producer.send(topic, b"%d.%02d" % (turn, number) + bytes(496))
+    found = [value[:4] for value in committed(bootstrap, topic)]
+    assert found == [b"%d.%02d" % (turn, number) for turn in range(3) for number in range(20)]
+
+
 def test_what_takes_too_long_is_aborted_by_the_coordinator(bootstrap: str, topic: str) -> None:
     create(bootstrap, topic)
     with transactional(bootstrap, topic, transaction_timeout_ms=300, linger_ms=0) as producer:

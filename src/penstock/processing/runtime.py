@@ -22,7 +22,7 @@ from ..errors import (
     SinkError,
     WakeupError,
 )
-from ..producer import KafkaProducer
+from ..producer import KafkaProducer, refuse_too_large
 from ..types import OffsetAndMetadata, TopicPartition
 from .adapting import Adapter
 from .batch_lanes import BatchLane
@@ -488,6 +488,9 @@ class Runtime:
         station = next(station for station in self.stations if station.lane is lane)
         try:
             outputs = outputs_of(result, station.spec.output, lane.where(work), self._encoders)
+            if self._settings.exactly_once:  # in the transaction it would be everybody's failure
+                for topic, out in outputs:
+                    refuse_too_large(topic, out.key, out.value, out.headers, out.partition, self._most_bytes)
         except Exception as error:  # a serializer's, too
             self._not_delivered(lane, work, error)
             return

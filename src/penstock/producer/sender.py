@@ -28,7 +28,6 @@ _log = logging.getLogger("penstock.producer")
 _OUT_OF_ORDER_SEQUENCE = 45
 _UNKNOWN_SERVER_ERROR, _UNKNOWN_TOPIC = -1, 3
 _HOPELESS_TOPIC_CODES = frozenset({17, 29})  # invalid name, not authorized: waiting does not help
-_ENDS_A_TRANSACTION = frozenset({Verdict.SPLIT, Verdict.OUT_OF_ORDER})
 Parcel = tuple[PartitionQueue, ProducerBatch]
 
 
@@ -316,7 +315,7 @@ class Sender:
             return
         _log.debug("%r: %s", batch, error_name(code))
         overtook = code == _OUT_OF_ORDER_SEQUENCE and queue.sequences.comes_after_another(batch)
-        if verdict in _ENDS_A_TRANSACTION and self.transactions is not None and not overtook:
+        if verdict is Verdict.OUT_OF_ORDER and self.transactions is not None and not overtook:
             # The epoch is the coordinator's here: holes are mended by a new one, after the abort.
             self._finish(queue, batch, refused(code, batch, answer))
             return
@@ -376,9 +375,10 @@ class Sender:
         if batch.outcome is not None:
             return
         parts = split(batch, self._settings)
-        queue.sequences.given_up(batch, surely_not_stored=True)
+        halves = [part for _, part in parts]
+        queue.sequences.split(batch, halves)
         with self._lock:
-            self._accumulator.replace(queue, batch, [part for _, part in parts])
+            self._accumulator.replace(queue, batch, halves)
         batch.split_into(parts)
 
     def _finish(self, queue: PartitionQueue, batch: ProducerBatch, outcome: Stored | BaseException) -> None:

@@ -10,6 +10,7 @@ A transactional producer's epoch is its coordinator's: a partition takes it over
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -136,6 +137,19 @@ class PartitionSequences:
             if surely_not_stored:
                 for later in self.in_flight[place:]:
                     later.lost = True
+
+    def split(self, batch: SequencedBatch, parts: Sequence[SequencedBatch]) -> None:
+        """It is not stored, and its records go on as these batches: under the numbers that they had in it, so that no hole is left.
+        What was sent after it is refused as out of order, and tried again after them."""
+        if batch not in self.in_flight:
+            return
+        place = self.in_flight.index(batch)
+        self.in_flight[place : place + 1] = parts
+        sequence = batch.base_sequence
+        for part in parts:
+            part.producer_id, part.epoch, part.lost = batch.producer_id, batch.epoch, batch.lost
+            part.base_sequence = sequence
+            sequence = after(sequence, part.count)
 
     def out_of_order(self, batch: SequencedBatch) -> None:
         """The broker expected another number, or knows nothing of this producer: this batch is not stored.

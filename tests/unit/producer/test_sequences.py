@@ -105,11 +105,12 @@ class Driver:
             self.given_up.add(batch.name)
             self.sequences.given_up(batch, surely_not_stored=True)
         elif how == "split" and batch.name not in self.broker.log:  # what fitted once fits again
-            self.sequences.given_up(batch, surely_not_stored=True)
+            parts = [Batch((*batch.name, n), count) for n, count in enumerate((1, batch.count - 1))]
+            self.sequences.split(batch, parts)
             self.names.remove(batch.name)
-            for number, count in enumerate((1, batch.count - 1)):
-                self.names.add((*batch.name, number))
-                self._again(Batch((*batch.name, number), count))
+            for part in parts:
+                self.names.add(part.name)
+                self._again(part)
         elif how == "refuse":
             self._again(batch)
         elif self.broker.append(batch.name, epoch, sequence, batch.count) == 0:
@@ -225,6 +226,21 @@ def test_a_hole_is_closed_by_the_next_epoch() -> None:
     assert driver.broker.log == [(0,), (2,), (3,)]
     assert driver.sequences.epoch == 1
     assert driver.sequences.next_sequence == 2
+
+
+def test_a_batch_that_is_split_leaves_no_hole() -> None:
+    """In a transaction the epoch is the coordinator's: it could not be mended by another one."""
+    driver = Driver()
+    driver.introduce()
+    for count in (4, 2):
+        driver.add(count)
+        driver.send()
+    driver.answer("split")
+    assert [(b.name, b.base_sequence) for b in driver.queue] == [((1, 0), 1), ((1, 1), 2)]
+    driver.answer()  # what was sent behind it is out of order
+    driver.settle()
+    assert driver.broker.log == [(0,), (1, 0), (1, 1), (2,)]
+    assert (driver.sequences.epoch, driver.sequences.next_sequence) == (0, 7)
 
 
 def test_at_most_five_are_in_flight() -> None:
