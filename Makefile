@@ -134,7 +134,7 @@ docs: $(NATIVE_STAMP) ## generate the pages that are generated
 wheel: $(REQUIREMENTS_STAMP) ## a wheel for this platform, in dist/
 	$(BIN)/maturin build --release --locked --out dist
 
-clean: ## remove what was built: .venv, dist, native/target, caches; not .kafka
+clean: ## remove what was built: .venv, dist, native/target, caches; not .kafka, .mariadb
 	rm -rf $(VENV) dist build native/target .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find src tests tools benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -f src/penstock/_native*.so

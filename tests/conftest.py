@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from tools.mariadb.mariadb import RealMariaDB
     from tools.postgres import RealPostgres
     from tools.redis import RealRedis
 
@@ -99,6 +100,26 @@ def postgres(postgres_session: RealPostgres) -> Iterator[RealPostgres]:
     yield postgres_session
     if postgres_session.process is None:
         postgres_session.start()
+
+
+@pytest.fixture(scope="session")
+def mariadb_session() -> Iterator[RealMariaDB]:
+    """One MariaDB for the run. Ask for `mariadb` instead."""
+    from tools.mariadb.mariadb import RealMariaDB
+
+    server = RealMariaDB()
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def mariadb(mariadb_session: RealMariaDB) -> Iterator[RealMariaDB]:
+    """A real MariaDB, shared by the run: `.create_database(name)`, `.kill()`, `.start()`."""
+    yield mariadb_session
+    if mariadb_session.process is None:
+        mariadb_session.start()
 
 
 @pytest.fixture(scope="session")

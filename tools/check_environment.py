@@ -43,7 +43,7 @@ REMEDIES = {
     "java": ("Java 17 or newer, for the real Apache Kafka", DEBIAN_JDK, "brew install openjdk"),
     "javac": ("a JDK (javac) 17 or newer", DEBIAN_JDK, "brew install openjdk"),
     "mvn": (
-        "Apache Maven 3.8 or newer, which brings Kafka's jars",
+        "Apache Maven 3.8 or newer, which brings Kafka and MariaDB",
         "apt install maven",
         "brew install maven",
     ),

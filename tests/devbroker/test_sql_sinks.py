@@ -1,4 +1,4 @@
-"""SqliteSink and DatabaseSink by SQLAlchemy and by drivers alone: one contract, on SQLite and on a real PostgreSQL."""
+"""SqliteSink and DatabaseSink by SQLAlchemy and by drivers alone: one contract, on SQLite and on a real PostgreSQL and MariaDB."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import psycopg
+import pymysql
 import pytest
 import sqlalchemy
 from hypothesis import HealthCheck, given, settings
@@ -37,18 +38,25 @@ if TYPE_CHECKING:
 TP = TopicPartition("t", 0)
 OF_SQLITE = ("sqlite", "sqlite by its driver", "sqlite without savepoints", "sqlite by sqlalchemy")
 OF_POSTGRES = ("postgres by its driver", "postgres by sqlalchemy")
+OF_MARIADB = ("mariadb by its driver", "mariadb by sqlalchemy")
+WAYS = [
+    *OF_SQLITE,
+    *(pytest.param(way, marks=pytest.mark.postgres) for way in OF_POSTGRES),
+    *(pytest.param(way, marks=pytest.mark.mariadb) for way in OF_MARIADB),
+]
 
 
 class Place:
-    """A database, and one way to it."""
+    """A database, and one way to it. `dsn`: as libpq and SQLAlchemy have it."""
 
-    def __init__(self, way: str, path: Path, dsn: str) -> None:
+    def __init__(self, way: str, path: Path, dsn: str = "") -> None:
         self.way, self.path, self.dsn = way, path, dsn
         self.group = f"g-{uuid.uuid4().hex[:8]}"
+        self._sinks: list[Any] = []
 
-    @property
-    def is_postgres(self) -> bool:
-        return self.way in OF_POSTGRES
+    def close(self) -> None:
+        for sink in self._sinks:
+            sink.close()
 
     def sink(self, *args: Any, owns: int = 1, group: str | None = None, dsn: str = "", **options: Any) -> Any:
         """Opened, and the owner of the first `owns` partitions of topic t."""
@@ -58,7 +66,10 @@ class Place:
         return sink
 
     def made(self, table: str = "t", *args: Any, dsn: str = "", **options: Any) -> Any:
-        dsn = dsn or self.dsn
+        self._sinks.append(self._made(table, *args, dsn=dsn or self.dsn, **options))
+        return self._sinks[-1]
+
+    def _made(self, table: str, *args: Any, dsn: str, **options: Any) -> Any:
         match self.way:
             case "sqlite":
                 return SqliteSink(self.path, table, *args, **options)
@@ -72,15 +83,26 @@ class Place:
                 return DatabaseSink(
                     dsn.replace("postgresql:", "postgresql+psycopg:"), table, *args, **options
                 )
+            case "mariadb by its driver":
+                return DatabaseSink(
+                    lambda: mariadb_connection(dsn), table, *args, paramstyle="pyformat", quote="`", **options
+                )
+            case "mariadb by sqlalchemy":
+                return DatabaseSink(dsn, table, *args, **options)
         savepoints = self.way != "sqlite without savepoints"
         connect: Callable[[], Any] = lambda: sqlite3.connect(self.path, check_same_thread=False)  # noqa: E731
         return DatabaseSink(connect, table, *args, paramstyle="qmark", savepoints=savepoints, **options)
 
     def run(self, script: str) -> list[Any]:
-        if self.is_postgres:
+        if self.way in OF_POSTGRES:
             with psycopg.connect(self.dsn, autocommit=True) as connection:
                 cursor = connection.execute(script.encode())
                 return cursor.fetchall() if cursor.description else []
+        if self.way in OF_MARIADB:
+            with mariadb_connection(self.dsn, autocommit=True) as maria, maria.cursor() as asking:
+                asking.execute("SET sql_mode = CONCAT(@@sql_mode, ',ANSI_QUOTES')")
+                asking.execute(script)
+                return list(asking.fetchall())
         with contextlib.closing(sqlite3.connect(self.path, isolation_level=None, timeout=30)) as lite:
             if ";" in script:
                 lite.executescript(script)
@@ -88,17 +110,32 @@ class Place:
             return lite.execute(script).fetchall()
 
 
+def mariadb_connection(dsn: str, **options: Any) -> Any:
+    url = sqlalchemy.make_url(dsn)
+    return pymysql.connect(
+        host=url.host, port=url.port or 0, user=url.username, database=url.database, **options
+    )
+
+
+def place_of(request: pytest.FixtureRequest, way: str, path: Path) -> Place:
+    """A database of its own, of the server that this way leads to."""
+    server = "postgres" if way in OF_POSTGRES else "mariadb" if way in OF_MARIADB else None
+    dsn = ""
+    if server is not None:
+        dsn = request.getfixturevalue(server).create_database(f"db_{uuid.uuid4().hex}")
+    place = Place(way, path / "db", dsn)
+    request.addfinalizer(place.close)
+    return place
+
+
 @pytest.fixture(params=OF_SQLITE)
 def lite(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    return Place(request.param, tmp_path / "db", "")
+    return place_of(request, request.param, tmp_path)
 
 
-@pytest.fixture(params=[*OF_SQLITE, *(pytest.param(way, marks=pytest.mark.postgres) for way in OF_POSTGRES)])
+@pytest.fixture(params=WAYS)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    dsn = ""
-    if request.param in OF_POSTGRES:
-        dsn = request.getfixturevalue("postgres").create_database(f"db_{uuid.uuid4().hex}")
-    return Place(request.param, tmp_path / "db", dsn)
+    return place_of(request, request.param, tmp_path)
 
 
 # ---------------------------------------------------------------- rows
@@ -113,7 +150,7 @@ def test_rows_and_offsets(place: Place) -> None:
     rows = place.run("SELECT id, name, total, kafka_offset FROM t ORDER BY id")
     assert rows == [*((n, f"n{n}", Decimal("1.25"), n) for n in range(5)), (7, None, None, 40)]
     offsets = place.run(
-        "SELECT group_id, topic, partition, next_offset, epoch FROM penstock_offsets ORDER BY partition"
+        'SELECT group_id, topic, "partition", next_offset, epoch FROM penstock_offsets ORDER BY "partition"'
     )
     assert offsets == [(place.group, "t", 0, 5, 1), (place.group, "t", 1, 41, 1)]
 
@@ -181,8 +218,61 @@ def test_merging_by_a_key_of_two_columns(place: Place) -> None:
     assert sorted(place.run("SELECT * FROM t")) == [(1, 1, "3", "kept"), (3, 1, "1", "kept")]
 
 
+def test_a_row_that_is_stored_again_as_it_was(place: Place) -> None:
+    """Some databases count only rows that become different: it is there all the same, and is not to be inserted."""
+    place.run("CREATE TABLE t (k varchar(9) PRIMARY KEY, v text)")
+    sink, letters = place.sink("t", {"k": "key", "v": "value"}, mode="upsert", key=["k"]), Letters()
+    sink.dead_letter = letters
+    for offset in (0, 2):
+        sink.write(records_of([(b"x", b"1"), (b"y", b"2")], offset=offset))
+    assert not letters and sorted(place.run("SELECT * FROM t")) == [("x", "1"), ("y", "2")]
+
+
+@pytest.mark.mariadb
+@pytest.mark.parametrize(
+    "ddl",
+    [
+        "CREATE TABLE t (k varchar(9) PRIMARY KEY, v varchar(9) UNIQUE)",
+        "CREATE TABLE t (k text, v text, PRIMARY KEY (k(1)))",
+    ],
+    ids=["another index", "an index of a prefix"],
+)
+def test_only_the_row_with_the_key_is_changed(
+    request: pytest.FixtureRequest, tmp_path: Path, ddl: str
+) -> None:
+    """ON DUPLICATE KEY UPDATE takes any row that stands in the way."""
+    place = place_of(request, "mariadb by sqlalchemy", tmp_path)
+    place.run(ddl)
+    sink, letters = place.sink("t", {"k": "key", "v": "value"}, mode="upsert", key=["k"]), Letters()
+    sink.dead_letter = letters
+    sink.write(records_of([(b"aa", b"1")]))
+    sink.write(records_of([(b"ab" if "text" in ddl else b"b", b"1")], offset=1))
+    sink.write(records_of([(b"aa", b"2")], offset=2))
+    assert place.run("SELECT * FROM t") == [("aa", "2")]
+    assert [offset for _, offset, _ in letters] == [1]
+
+
+@pytest.mark.mariadb
+def test_types_of_mariadb_by_sqlalchemy(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    place = place_of(request, "mariadb by sqlalchemy", tmp_path)
+    place.run(
+        "CREATE TABLE t (i int, n decimal(9, 2), d double, b boolean, s text, j json, raw blob, at datetime(3), day date, "
+        "made int PRIMARY KEY AUTO_INCREMENT, twice int GENERATED ALWAYS AS (i * 2) STORED)"
+    )
+    value = {"i": 5, "n": 0.1, "d": 1e10, "b": True, "s": "é\U0001f980", "j": {"a": None}, "raw": "x",
+             "at": "2024-02-29T12:00:00.125Z", "day": "2024-02-29"}  # fmt: skip
+    sink = place.sink()
+    sink.write(records_of([json.dumps(value).encode(), b"{}"]))
+    rows = place.run("SELECT * FROM t ORDER BY made")
+    assert rows[0] == (
+        5, Decimal("0.10"), 1e10, 1, "é\U0001f980", '{"a": null}', b"x", datetime(2024, 2, 29, 12, 0, 0, 125_000),
+        date(2024, 2, 29), 1, 10,
+    )  # fmt: skip
+    assert rows[1] == (*[None] * 9, 2, None)
+
+
 def test_a_table_of_keys_alone(place: Place) -> None:
-    place.run("CREATE TABLE t (a text PRIMARY KEY)")
+    place.run("CREATE TABLE t (a varchar(9) PRIMARY KEY)")
     sink = place.sink("t", {"a": "key"}, mode="upsert", key=["a"])
     sink.write(records_of([(b"x", b""), (b"y", b""), (b"x", b"")]))
     sink.write(records_of([(b"x", b""), (b"y", None)], offset=3))
@@ -230,7 +320,7 @@ def test_merging_row_by_row_knows_the_types_too(
     postgres: RealPostgres, tmp_path: Path, monkeypatch: Any
 ) -> None:
     """As in databases of SQLAlchemy without ON CONFLICT."""
-    monkeypatch.setattr("penstock.sinks.alchemy._MERGING", ())
+    monkeypatch.setattr("penstock.sinks.alchemy._MERGES", {})
     place = Place("postgres by sqlalchemy", tmp_path, postgres.create_database(f"db_{uuid.uuid4().hex}"))
     place.run("CREATE TABLE t (id uuid PRIMARY KEY, doc jsonb, tags text[], at timestamptz)")
     columns = {"id": "key", "doc": "value.doc", "tags": "value.tags", "at": "timestamp"}
@@ -260,17 +350,17 @@ def test_merging_row_by_row_knows_the_types_too(
 )  # fmt: skip
 @pytest.mark.parametrize(
     "way",
-    ["sqlite", "sqlite by sqlalchemy", pytest.param("postgres by sqlalchemy", marks=pytest.mark.postgres)],
+    [
+        "sqlite",
+        "sqlite by sqlalchemy",
+        pytest.param("postgres by sqlalchemy", marks=pytest.mark.postgres),
+        pytest.param("mariadb by sqlalchemy", marks=pytest.mark.mariadb),
+    ],
 )
 def test_a_table_that_does_not_fit_is_told_at_the_start(
     way: str, request: pytest.FixtureRequest, tmp_path: Path, ddl: str, options: dict[str, Any], words: str
 ) -> None:
-    dsn = (
-        request.getfixturevalue("postgres").create_database(f"db_{uuid.uuid4().hex}")
-        if way in OF_POSTGRES
-        else ""
-    )
-    place = Place(way, tmp_path / "db", dsn)
+    place = place_of(request, way, tmp_path)
     if ddl:
         place.run(ddl)
     with pytest.raises(SchemaError, match=words):
@@ -329,6 +419,23 @@ def test_each_bad_row_is_found_and_all_others_are_stored(place: Place, mode: str
     assert [n for (n,) in place.run("SELECT n FROM t ORDER BY n")] == [n for n in range(100) if n not in bad]
     assert sink.bad_rows == len(bad) and sink.rows == 100 - len(bad)
     assert place.run("SELECT next_offset FROM penstock_offsets") == [(100,)]
+
+
+@pytest.mark.mariadb
+@pytest.mark.parametrize("way", OF_MARIADB)
+def test_a_trigger_refuses_a_row(request: pytest.FixtureRequest, tmp_path: Path, way: str) -> None:
+    """SIGNAL is an OperationalError to the driver, as a lost connection is; its SQLSTATE tells."""
+    place = place_of(request, way, tmp_path)
+    place.run("CREATE TABLE t (n int)")
+    place.run(
+        "CREATE TRIGGER no_sevens BEFORE INSERT ON t FOR EACH ROW "
+        "IF NEW.n = 7 THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no sevens'; END IF"
+    )
+    sink, letters = place.sink(), Letters()
+    sink.dead_letter = letters
+    sink.write(records_of([b'{"n": %d}' % n for n in range(10)]))
+    assert [offset for _, offset, _ in letters] == [7]
+    assert sorted(place.run("SELECT n FROM t")) == [(n,) for n in range(10) if n != 7]
 
 
 def test_values_that_do_not_fit_a_driver_are_bad_rows(lite: Place) -> None:
@@ -406,19 +513,20 @@ def test_many_that_take_over_at_once_get_an_epoch_each(place: Place) -> None:
 # ---------------------------------------------------------------- connections that are lost
 
 
-@pytest.mark.postgres
-@pytest.mark.parametrize("way", OF_POSTGRES)
+@pytest.mark.parametrize("way", [way for way in WAYS if way not in OF_SQLITE])
 @pytest.mark.parametrize("how", ["before", "after"])
 def test_a_connection_cut_at_any_message_costs_and_doubles_nothing(
-    postgres: RealPostgres, tmp_path: Path, way: str, how: Literal["before", "after"]
+    request: pytest.FixtureRequest, tmp_path: Path, way: str, how: Literal["before", "after"]
 ) -> None:
     """Every message of a write, COMMIT among them, is lost, or its answer is."""
-    place = Place(way, tmp_path, postgres.create_database(f"db_{uuid.uuid4().hex}"))
+    place = place_of(request, way, tmp_path)
     place.run("CREATE TABLE t (n int)")
+    server_port = sqlalchemy.make_url(place.dsn).port
+    assert server_port is not None
     cut_everywhere(
-        postgres.port,
+        server_port,
         how,
-        lambda port: place.sink(dsn=place.dsn.replace(str(postgres.port), str(port))),
+        lambda port: place.sink(dsn=place.dsn.replace(str(server_port), str(port))),
         lambda: [n for (n,) in place.run("SELECT n FROM t ORDER BY n")],
     )
 
@@ -448,7 +556,7 @@ def test_a_url_that_cannot_be_read_is_not_shown() -> None:
         DatabaseSink("postgresql//ada:geheim@host", "t")
     assert "geheim" not in f"{caught.value}{caught.value.__cause__}" and caught.value.__suppress_context__
     with pytest.raises(ConfigError, match="not installed"):
-        DatabaseSink("mysql+pymysql://ada:geheim@host/db", "t")
+        DatabaseSink("mysql+mysqldb://ada:geheim@host/db", "t")
 
 
 def test_an_engine_of_the_user_is_not_disposed_of(tmp_path: Path) -> None:

@@ -309,7 +309,8 @@ def test_a_batch_that_is_split_stays_in_its_transaction(bootstrap: str, topic: s
     with transactional(bootstrap, topic, linger_ms=1_000, batch_size=4_000) as producer:
         for turn in range(3):
             with producer.transaction():
-                for number in range(20):  # some batches behind the first are refused as too large, or out of order
+                # Some batches behind the first are refused as too large, or as out of order.
+                for number in range(20):
                     producer.send(topic, b"%d.%02d" % (turn, number) + bytes(496))
     found = [value[:4] for value in committed(bootstrap, topic)]
     assert found == [b"%d.%02d" % (turn, number) for turn in range(3) for number in range(20)]

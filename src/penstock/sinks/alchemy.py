@@ -12,7 +12,7 @@ from sqlalchemy import types as sa
 from sqlalchemy.engine import Connection, Engine
 
 from .schema import TableColumn
-from .sql_session import SqlSession, Types, Unique
+from .sql_session import Merges, SqlSession, Types, Unique
 from .sqlite_session import sqlite_form
 
 # The first that fits: a Float is a Numeric, a Boolean is no Integer.
@@ -30,7 +30,12 @@ _FORMS: tuple[tuple[type[Any], str], ...] = (
     (sa.VARBINARY, "bytes"),
     (sa.String, "text"),
 )
-_MERGING = ("postgresql", "sqlite")  # INSERT … ON CONFLICT … DO UPDATE
+_MERGES: dict[str, Merges] = {
+    "postgresql": "on conflict",
+    "sqlite": "on conflict",
+    "mysql": "on duplicate key",
+    "mariadb": "on duplicate key",
+}
 
 
 class AlchemySession(SqlSession):
@@ -42,7 +47,7 @@ class AlchemySession(SqlSession):
         self._open: list[Any] = []
         self._prepare = engine.dialect.identifier_preparer
         self._dialect = engine.dialect.name
-        self.merges = self._dialect in _MERGING
+        self.merges = _MERGES.get(self._dialect, "row by row")
 
     @property
     def closed(self) -> bool:
@@ -135,7 +140,17 @@ class AlchemySession(SqlSession):
             for entry in indexes
             if None not in entry["column_names"] and not _is_partial(entry)
         ]
+        if self.merges == "on duplicate key" and self._has_prefix_index(schema, name):
+            self.merges = "row by row"  # two keys that begin alike would be one
         return [tuple(names) for names in found]
+
+    def _has_prefix_index(self, schema: str | None, name: str) -> bool:
+        """A unique one of the first characters of a column, as MySQL has them."""
+        sql = (
+            "SELECT 1 FROM information_schema.statistics WHERE table_schema = COALESCE(:schema, DATABASE()) AND table_name = :name "
+            "AND non_unique = 0 AND sub_part IS NOT NULL"
+        )
+        return bool(self.query(sql, {"schema": schema, "name": name}))
 
     def create_offsets(self, table: str) -> None:
         schema, name = _split(table)

@@ -8,7 +8,8 @@ Fault = Literal["lost", "refused", "wrong", "foreign"]
 """lost: the connection, or something that passes; refused: a row; wrong: the statement, the schema, the rights; foreign: no driver's."""
 
 # Source: https://www.postgresql.org/docs/current/errcodes-appendix.html and the SQL standard's classes.
-_REFUSED_CLASSES = ("22", "23", "44", "54", "P0")  # data, constraints, CHECK OPTION, a limit exceeded, RAISE
+# Data, constraints, CHECK OPTION, SIGNAL, a limit exceeded, RAISE.
+_REFUSED_CLASSES = ("22", "23", "44", "45", "54", "P0")
 _LOST_CLASSES = ("08", "40", "53", "57")  # connection, rollback, resources, an operator's hand
 _LOST_STATES = (
     "25P03",
@@ -19,6 +20,10 @@ _LOST_STATES = (
 # Source: https://www.sqlite.org/rescode.html, the primary codes.
 _SQLITE_REFUSED = (18, 19, 20)  # TOOBIG, CONSTRAINT, MISMATCH
 _SQLITE_LOST = (5, 6, 7, 9, 10, 13, 15, 17)  # BUSY, LOCKED, NOMEM, INTERRUPT, IOERR, FULL, PROTOCOL, SCHEMA
+
+# Sources: https://mariadb.com/docs/server/reference/error-codes and https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html
+# OperationalErrors to drivers that do not tell the SQLSTATE: SIGNAL, CHECK in MySQL and in MariaDB, a document that is no JSON.
+_MYSQL_REFUSED = (1644, 3819, 4025, 3140)
 
 
 def driver_error(error: BaseException) -> BaseException:
@@ -45,7 +50,7 @@ def fault_of(error: BaseException) -> Fault:
             return "lost"
         if state[:2] in _REFUSED_CLASSES:
             return "refused"
-    elif _cannot_be_given(error):
+    elif _cannot_be_given(error) or (error.args and error.args[0] in _MYSQL_REFUSED):
         return "refused"
     if names & {"DataError", "IntegrityError"}:
         return "refused"

@@ -6,7 +6,7 @@ import contextlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import ConfigError, SchemaError
 from .faults import driver_error, fault_of
@@ -14,6 +14,9 @@ from .schema import TableColumn
 
 Unique = list[tuple[str, ...]]
 """The columns of each unique index, the primary key's first."""
+
+Merges = Literal["row by row", "on conflict", "on duplicate key"]
+"""How rows are merged: the clause that an INSERT may have. That of MySQL and MariaDB names no key: any unique index will do."""
 
 Types = Mapping[str, Any] | None
 """What a session is told of some of the values, by their names; see SqlSession.columns()."""
@@ -27,10 +30,10 @@ OFFSETS_COLUMNS = ("group_id", "topic", "partition", "next_offset", "epoch", "ow
 
 
 class SqlSession(ABC):
-    """One connection. `savepoints`, `merges` (ON CONFLICT … DO UPDATE): what its database can do."""
+    """One connection. `savepoints`, `merges`: what its database can do."""
 
     savepoints = True
-    merges = False
+    merges: Merges = "row by row"
 
     def __init__(self) -> None:
         self._depth = 0
@@ -145,7 +148,7 @@ class DbApiSession(SqlSession):
         paramstyle: str,
         quote: str = '"',
         savepoints: bool = True,
-        merges: bool = False,
+        merges: Merges = "row by row",
     ) -> None:
         super().__init__()
         if paramstyle not in _STYLES:

@@ -10,7 +10,7 @@ from .._native import ConsumerRecords
 from ..errors import ConfigError
 from .columns import Column
 from .schema import TableColumn, fitted, fitted_key
-from .sql_session import SqlSession
+from .sql_session import Merges, SqlSession
 from .storing import Rows
 from .values import RowMaker
 
@@ -23,6 +23,7 @@ class SqlTable:
         self._upsert = upsert
         self._wanted_key = key
         self._key: tuple[str, ...] = ()
+        self._merges: Merges = "row by row"
         self._columns: list[Column] = []
         self._marks: list[str] = []  # of the values in the statements, by column
         self._types: dict[str, Any] = {}
@@ -35,7 +36,8 @@ class SqlTable:
         there = {column.name: column for column in session.columns(self.name)}
         self._columns = columns = fitted(self.name, list(there.values()), given)
         self._marks = [f"c{number}" for number in range(len(columns))]
-        self._key = self._find_key(session) if self._upsert else ()
+        if self._upsert:
+            self._find_key(session)
         told = zip(self._marks, (_type(there[column.name])[1] for column in columns), strict=True)
         self._types = {mark: kind for mark, kind in told if kind is not None}
         required = {c.name for c in columns if there[c.name].required} | set(self._key)
@@ -43,15 +45,19 @@ class SqlTable:
             columns, {c.name: _type(there[c.name])[0] for c in columns}, required, self._key
         )
 
-    def _find_key(self, session: SqlSession) -> tuple[str, ...]:
+    def _find_key(self, session: SqlSession) -> None:
         unique = session.unique(self.name)
+        self._merges = session.merges
         if unique is None:
             if not self._wanted_key:
                 raise ConfigError(
                     f"table {self.name}: mode='upsert' needs key=[…]: this driver does not tell a primary key"
                 )
             unique = [self._wanted_key]
-        return fitted_key(self.name, self._columns, self._wanted_key or (unique[0] if unique else ()), unique)
+        wanted = self._wanted_key or (unique[0] if unique else ())
+        self._key = fitted_key(self.name, self._columns, wanted, unique)
+        if self._merges == "on duplicate key" and len(unique) > 1:
+            self._merges = "row by row"  # it would change the row that has the same value in another index
 
     # ------------------------------------------------------------ rows
 
@@ -89,7 +95,7 @@ class SqlTable:
                 self._many(
                     session, f"DELETE FROM {session.quoted(self.name)} WHERE {self._same(session)}", part
                 )
-            elif session.merges:
+            elif self._merges != "row by row":
                 self._many(session, self._merge(session), part)
             else:
                 self._update_or_insert(session, part)
@@ -117,21 +123,23 @@ class SqlTable:
 
     def _merge(self, session: SqlSession) -> str:
         quoted = [session.quote(column.name) for column, _ in self._others()]
+        if self._merges == "on duplicate key":
+            update = ", ".join(f"{name} = VALUES({name})" for name in quoted)
+            first = session.quote(self._key[0])
+            return f"{self._insert(session)} ON DUPLICATE KEY UPDATE {update or f'{first} = {first}'}"
         update = ", ".join(f"{name} = excluded.{name}" for name in quoted)
         keys = ", ".join(session.quote(name) for name in self._key)
         return f"{self._insert(session)} ON CONFLICT ({keys}) DO {f'UPDATE SET {update}' if update else 'NOTHING'}"
 
     def _update_or_insert(self, session: SqlSession, rows: Sequence[tuple[Any, ...]]) -> None:
-        """One after the other: only so is it known whether a row was there."""
+        """One after the other: only so is it known whether a row was there. Some databases count only rows that become different."""
         table, same = session.quoted(self.name), self._same(session)
         changes = ", ".join(f"{session.quote(column.name)} = :{mark}" for column, mark in self._others())
         for row in rows:
             values = dict(zip(self._marks, row, strict=True))
-            if changes:
-                there = session.run(f"UPDATE {table} SET {changes} WHERE {same}", values, self._types)
-            else:
-                there = len(session.query(f"SELECT 1 FROM {table} WHERE {same}", values, self._types))
-            if not there:
+            if changes and session.run(f"UPDATE {table} SET {changes} WHERE {same}", values, self._types):
+                continue
+            if not session.query(f"SELECT 1 FROM {table} WHERE {same}", values, self._types):
                 session.run(self._insert(session), values, self._types)
 
 

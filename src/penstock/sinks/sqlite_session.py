@@ -25,7 +25,9 @@ class SqliteSession(DbApiSession):
             uri=str(path).startswith("file:"),
         )
         super().__init__(
-            connection, paramstyle="qmark", merges=sqlite3.sqlite_version_info >= _FIRST_WITH_MERGES
+            connection,
+            paramstyle="qmark",
+            merges="on conflict" if sqlite3.sqlite_version_info >= _FIRST_WITH_MERGES else "row by row",
         )
 
     def _begin(self, depth: int) -> None:

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import psycopg
+import pymysql
 import pytest
 import sqlalchemy.exc
 from hypothesis import given
@@ -84,6 +85,9 @@ def of_sqlite(code: int) -> sqlite3.Error:
         (of_sqlite(sqlite3.SQLITE_CANTOPEN), "wrong"),
         (of_sqlite(sqlite3.SQLITE_ERROR), "wrong"),
         (sqlite3.ProgrammingError("Error binding parameter 1: type 'object' is not supported"), "refused"),
+        (pymysql.OperationalError(3819, "Check constraint 'c' is violated."), "refused"),
+        (pymysql.OperationalError(1205, "Lock wait timeout exceeded"), "lost"),
+        (pymysql.OperationalError(2013, "Lost connection to MySQL server during query"), "lost"),
         (sqlalchemy.exc.IntegrityError("INSERT", {}, psycopg.errors.UniqueViolation()), "refused"),
         (sqlalchemy.exc.OperationalError("INSERT", {}, psycopg.errors.ProgramLimitExceeded()), "refused"),
         (sqlalchemy.exc.StatementError("no date", "INSERT", {}, TypeError()), "refused"),
