@@ -24,9 +24,9 @@ class DatabaseSink(StoringSink[SqlSession]):
         DatabaseSink('mysql+pymysql://…', 'orders', columns={'id': 'value.id'})              # a URL, or an Engine, of SQLAlchemy
         DatabaseSink(lambda: oracledb.connect(…), 'ORDERS', columns=…, paramstyle='named')   # a driver's connection (PEP 249)
 
-    `columns`, `mode`, `key`, `offsets_table`, `retry_for_s`: as for PostgresSink. Rows are merged by ON CONFLICT in PostgreSQL and SQLite, and
-    by ON DUPLICATE KEY UPDATE in MySQL and MariaDB if the table has no other unique index; elsewhere, and by a driver alone, by an UPDATE
-    for each, and an INSERT where no row was there.
+    `columns`, `mode`, `key`, `offsets_table`, `retry_for_s`: as for PostgresSink. Rows are merged by ON CONFLICT in PostgreSQL and SQLite,
+    and by ON DUPLICATE KEY UPDATE in MySQL and MariaDB if the table has no other unique index; elsewhere, and by a driver alone, by an
+    UPDATE for each, and an INSERT where no row was there.
 
     With a driver alone the sink knows the names of a table's columns and no more: the types are the database's business, 'timestamp' is
     milliseconds, 'upsert' needs `key` (and a unique index of it, which is not checked). The connection has autocommit off. `quote` is what
