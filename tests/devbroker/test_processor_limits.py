@@ -211,20 +211,23 @@ def test_26_a_topic_that_is_made_again_begins_anew(broker: DevBroker, executor: 
             assert running.error is None
 
 
-def test_36_a_stop_ends_though_no_broker_is_left() -> None:
+@pytest.mark.parametrize("exactly_once", [False, True], ids=["at least once", "exactly once"])
+def test_36_a_stop_ends_though_no_broker_is_left(exactly_once: bool) -> None:
     with DevBroker(group_initial_rebalance_delay_ms=0) as broker:
-        topic = made(broker, 300)
-        processor, handled = processor_of(broker, drain_timeout="1s"), []
+        topic, target = made(broker, 300), made(broker)
+        processor, handled = processor_of(broker, exactly_once=exactly_once, drain_timeout="1s"), []
 
-        @processor.handler(topic, concurrency=5)
-        async def handle(record: Any) -> None:
+        @processor.handler(topic, concurrency=5, output=target)
+        async def handle(record: Any) -> bytes:
             handled.append(record.value)
             await asyncio.sleep(0.01)
+            return bytes(record.value)
 
-        with Running(processor):
+        with Running(processor) as running:
             until(lambda: len(handled) > 50, "some are handled")
             broker.stop()
             # Running.__exit__() stops it, and waits for its end
+        assert running.error is None
 
 
 @pytest.mark.parametrize("executor", ["thread", "process"])

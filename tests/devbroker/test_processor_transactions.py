@@ -116,6 +116,19 @@ def _with_protocol(broker: DevBroker, group: str, source: str, target: str, prot
     return processor
 
 
+def test_brokers_that_are_not_there_yet_are_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    with DevBroker(group_initial_rebalance_delay_ms=0) as broker:
+        source, target, group = made(broker, 30), made(broker), uuid.uuid4().hex
+        broker.stop()
+        processor = copier(broker, group, source, target, **{"max.block.ms": 200})
+        with Running(processor) as running:
+            until(lambda: caplog.text.count("transactional id cannot be taken yet") > 1, "it tries")
+            broker.start()
+            until(lambda: sum(committed(broker, group, source).values()) == 30, "all is copied")
+        assert running.error is None
+        assert numbers(broker, target) == list(range(30))
+
+
 def test_an_output_that_the_broker_refuses_ends_it(broker: DevBroker) -> None:
     """Not lost, and not tried for ever: nothing is committed past it."""
     source, target, group = made(broker, 1, partitions=1), uuid.uuid4().hex, uuid.uuid4().hex

@@ -12,13 +12,14 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._native import ConsumerRecord
 from ..consumer import AsyncKafkaConsumer
 from ..errors import (
     ConnectionFailedError,
     KafkaError,
+    KafkaTimeoutError,
     SinkError,
     WakeupError,
 )
@@ -38,6 +39,9 @@ from .retry_topics import attempts_of, due_epoch_ms, headers_for_retry
 from .settings import HandlerSpec, ProcessorSettings
 from .stalls import Stalls
 from .work import Executor, Output, Work
+
+if TYPE_CHECKING:
+    from .transactions import TransactionalCommitter
 
 _log = logging.getLogger("penstock.processing")
 
@@ -103,7 +107,7 @@ class Runtime:
                 from .transactions import TransactionalCommitter
 
                 transactions = TransactionalCommitter(**self._producer_config())
-                await asyncio.to_thread(transactions.start)
+                await self._start(transactions)
             self._deliveries = Deliveries(producer) if producer is not None else None
             self._dead_letters = DeadLetters(producer) if producer is not None else None
             self._consumer = AsyncKafkaConsumer(**self._settings.config)
@@ -119,14 +123,24 @@ class Runtime:
             finally:
                 await self._end()
         finally:
+            # What is left to be sent is not committed past, and written again by whoever is next.
             if transactions is not None:
-                await asyncio.to_thread(transactions.close)
+                await asyncio.to_thread(transactions.close, self._patience_s)
             if producer is not None:
                 if self._deliveries is not None:
                     self._deliveries.close()
-                await asyncio.to_thread(producer.close)
+                await asyncio.to_thread(producer.close, self._patience_s * 1000)
         if self._failure is not None:
             raise self._failure
+
+    async def _start(self, transactions: TransactionalCommitter) -> None:
+        """As poll() does: brokers that are not there yet are waited for."""
+        while not self._stopping:
+            try:
+                await asyncio.to_thread(transactions.start)
+                return
+            except KafkaTimeoutError as error:
+                _log.warning("the transactional id cannot be taken yet, and will be tried again: %s", error)
 
     def stop(self) -> None:
         """Start nothing more, give what runs its time, commit, leave the group. From any thread, or a signal handler; idempotent."""
@@ -185,7 +199,7 @@ class Runtime:
         owned = list(self.owned.values())
         try:
             await self._drain(owned)
-            await self._committer.commit(owned)
+            await self._last_commit(owned)
         finally:
             self._fence(owned)
             await self._revoke_sinks([one.topic_partition for one in owned])
@@ -203,6 +217,17 @@ class Runtime:
                 await asyncio.to_thread(sink.close)
             await self._consumer.close(self._patience_s * 1000)
             await self._intake.close()
+
+    async def _last_commit(self, owned: list[Ownership]) -> None:
+        """A transaction may wait for long for brokers that are away, in its thread; that its producer is closed ends it."""
+        try:
+            async with asyncio.timeout(self._patience_s if self._settings.exactly_once else None):
+                await self._committer.commit(owned)
+        except TimeoutError:
+            _log.warning(
+                "the last transaction did not end within %g s: the group's offsets tell whoever is next whether it is committed",
+                self._patience_s,
+            )
 
     # ------------------------------------------------------------ making
 

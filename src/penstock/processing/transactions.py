@@ -26,7 +26,7 @@ _log = logging.getLogger("penstock.processing")
 
 
 class TransactionalCommitter:
-    """One transactional producer. Blocking; one call at a time, from any thread."""
+    """One transactional producer. Blocking; one call at a time, from any thread, but for close(), which ends the others."""
 
     def __init__(self, **config: Any) -> None:
         """`config`: a producer's options, transactional.id among them."""
@@ -91,6 +91,6 @@ class TransactionalCommitter:
         except KafkaError as failure:
             raise TransactionError(f"a transaction could not be aborted: {failure}") from error
 
-    def close(self) -> None:
-        """Idempotent. What is open is aborted by the coordinator, or by who takes the transactional id over."""
-        self._producer.close()
+    def close(self, timeout_s: float) -> None:
+        """Idempotent. What is open is aborted, or by the coordinator, or by who takes the transactional id over."""
+        self._producer.close(timeout_s * 1000)
