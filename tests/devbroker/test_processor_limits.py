@@ -9,11 +9,13 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 
 from penstock import DevBroker, KafkaProducer
 from penstock.errors import ConfigError
 from penstock.processing import Adaptive, RetryTopic, Skip, adapting
+from penstock.processing.executors import processes
 from penstock.processing.executors.processes import MOST_IN_FRAME
 from tests.devbroker.test_processor import Running, committed, made, processor_of, until
 from tests.support.handlers import slowly
@@ -248,3 +250,26 @@ def test_threads_and_processes_adapt_as_well(
     with Running(processor):
         until(lambda: at_once() == 1, "it begins with one")
         until(lambda: at_once() == 2, "and goes on with two")
+
+
+def test_processes_that_the_concurrency_has_no_use_for_are_ended(
+    broker: DevBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It falls, since more than the budget is used, and their memory with it."""
+    monkeypatch.setattr(adapting, "_SAMPLES", 1)
+    monkeypatch.setattr(processes, "_SURPLUS_S", 0.1)
+    topic = made(broker, 5_000, keys=5_000)
+    group = f"g-{uuid.uuid4().hex[:8]}"
+    processor = processor_of(broker, group, cpu_budget=1e-6, drain_timeout="100ms")
+    adaptive = Adaptive(least=1, most=3, start=3)
+    processor.handler(topic, executor="process", concurrency=adaptive)(slowly)
+
+    def at_work() -> int:
+        return sum("spawn_main" in " ".join(child.cmdline()) for child in psutil.Process().children())
+
+    with Running(processor) as running:
+        until(lambda: at_work() > 1, "it begins with several")
+        until(lambda: at_work() == 1, "one is left")
+        before = sum(committed(broker, group, topic).values())
+        until(lambda: sum(committed(broker, group, topic).values()) > before, "and goes on")
+    assert running.error is None

@@ -43,10 +43,8 @@ class Dial:
         return Window(seconds, mean, ended - before, pressed, overloaded)
 
     def turn(self, window: Window) -> None:
-        before = self.lane.concurrency
         self.lane.concurrency = self.limit.decide(window) * self.unit
-        if self.lane.concurrency > before:
-            self.executor.kick()
+        self.executor.kick()
 
 
 class Adapter:

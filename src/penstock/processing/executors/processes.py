@@ -35,6 +35,8 @@ _START_TIMEOUT_S = 60.0
 _STARTS_IN_VAIN = 3
 _STOP_TIMEOUT_S = 5.0
 _BACKOFF_S = (0.05, 5.0)
+_SURPLUS_S = 60.0
+"""For so long there may be more processes than the concurrency has use for: it may rise again, and a start costs."""
 
 Ended = tuple[Work, str, Any]
 """A work and what became of it: 'finished' with a result, 'failed' with an error, or 'released'."""
@@ -88,6 +90,7 @@ class ProcessExecutor:
         self._ended: deque[Ended | _Seat] = deque()  # appended by threads, taken by the loop
         self._told = False
         self._running = 0
+        self._surplus_since_s: float | None = None
         self._stopping = False
 
     def start(self, source: WorkSource) -> None:
@@ -130,6 +133,22 @@ class ProcessExecutor:
                 return
             self._running += len(works)
             seat.queue.put(works)
+        self._end_surplus(most_at_work)
+
+    def _end_surplus(self, most_at_work: int) -> None:
+        """An adaptive concurrency has fallen, perhaps to keep to a budget of memory: processes that it has left without work are ended."""
+        if len(self._seats) <= most_at_work:
+            self._surplus_since_s = None
+            return
+        now_s = self._loop.time()
+        if self._surplus_since_s is None:
+            self._surplus_since_s = now_s
+        if now_s - self._surplus_since_s < _SURPLUS_S:
+            return
+        while self._idle and len(self._seats) > most_at_work:
+            seat = self._idle.pop(0)  # the one that has had nothing to do for longest
+            self._seats.remove(seat)
+            seat.queue.put(None)
 
     def cancel(self, works: frozenset[Work]) -> None:
         """The processes at these are killed; whatever else was handed to them is run again."""
