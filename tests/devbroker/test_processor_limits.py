@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import psutil
 import pytest
 
 from penstock import DevBroker, KafkaProducer
@@ -256,19 +256,23 @@ def test_processes_that_the_concurrency_has_no_use_for_are_ended(
     broker: DevBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It falls, since more than the budget is used, and their memory with it."""
+    hungry = threading.Event()
     monkeypatch.setattr(adapting, "_SAMPLES", 1)
+    monkeypatch.setattr(adapting.resources, "cpu_s", lambda pids: time.monotonic() * 1000 * hungry.is_set())
     monkeypatch.setattr(processes, "_SURPLUS_S", 0.1)
     topic = made(broker, 5_000, keys=5_000)
     group = f"g-{uuid.uuid4().hex[:8]}"
-    processor = processor_of(broker, group, cpu_budget=1e-6, drain_timeout="100ms")
+    processor = processor_of(broker, group, cpu_budget=64, drain_timeout="100ms")
     adaptive = Adaptive(least=1, most=3, start=3)
     processor.handler(topic, executor="process", concurrency=adaptive)(slowly)
 
     def at_work() -> int:
-        return sum("spawn_main" in " ".join(child.cmdline()) for child in psutil.Process().children())
+        stations = processor._runtime.stations if processor._runtime is not None else []
+        return sum(len(station.executor.pids) for station in stations)
 
     with Running(processor) as running:
         until(lambda: at_work() > 1, "it begins with several")
+        hungry.set()
         until(lambda: at_work() == 1, "one is left")
         before = sum(committed(broker, group, topic).values())
         until(lambda: sum(committed(broker, group, topic).values()) > before, "and goes on")

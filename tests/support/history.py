@@ -29,11 +29,12 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """A producer was told that its value is stored there."""
+    """A producer was told that its value is stored there. `offset` is None where the broker did not say: it had the batch already, from an
+    attempt whose answer was lost (DUPLICATE_SEQUENCE_NUMBER)."""
 
     value: str
     place: Place
-    offset: int
+    offset: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +105,15 @@ class History:
 
 
 def unseen(history: History) -> dict[Place, list[int]]:
-    """Offsets of acknowledged records that no reader has returned, by partition."""
+    """Offsets of acknowledged records that no reader has returned, by partition; -1 for one whose offset is not known."""
     seen = {(read.place, read.offset) for read in history.reads()}
+    values = {read.value for read in history.reads()}
     missing: dict[Place, list[int]] = defaultdict(list)
     for ack in history.acknowledged:
-        if (ack.place, ack.offset) not in seen:
+        if ack.offset is None:
+            if ack.value not in values:
+                missing[ack.place].append(-1)
+        elif (ack.place, ack.offset) not in seen:
             missing[ack.place].append(ack.offset)
     return {place: sorted(offsets) for place, offsets in missing.items()}
 
@@ -147,7 +152,8 @@ def offsets_agree(history: History) -> list[str]:
             )
 
     for ack in history.acknowledged:
-        claim(ack.place, ack.offset, ack.value, "the producer")
+        if ack.offset is not None:
+            claim(ack.place, ack.offset, ack.value, "the producer")
     for read in history.reads():
         claim(read.place, read.offset, read.value, read.reader)
     return _told(problems)

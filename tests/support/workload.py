@@ -11,7 +11,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from tests.support.history import Acknowledged, History, Place, Read
+from tests.support.history import Acknowledged, History, Place, unseen
 from tests.support.kafka import QUIET, RealKafka
 from tests.support.members import Member, Members
 from tests.support.proxy import BOTH
@@ -310,12 +310,11 @@ class Workload:
         return History(list(self.feed.acknowledged), self.members.events())
 
     def _all_seen(self) -> bool:
-        wanted = {(ack.place, ack.offset) for ack in self.feed.acknowledged}
-        return all(wanted <= seen for seen in (_places([self.whole]), _places(self._ever_in_group())))
+        acknowledged = list(self.feed.acknowledged)
+        return not any(
+            unseen(History(acknowledged, {member.name: list(member.events) for member in members}))
+            for members in ([self.whole], self._ever_in_group())
+        )
 
     def _ever_in_group(self) -> list[Member]:
         return [member for member in self.members.all if member is not self.whole]
-
-
-def _places(members: list[Member]) -> set[tuple[Place, int]]:
-    return {(e.place, e.offset) for member in members for e in member.events if isinstance(e, Read)}

@@ -70,6 +70,15 @@ def test_unseen() -> None:
     assert unseen_is_zero(history(read(1, 0), acknowledged=1)) == []
 
 
+def test_an_acknowledgement_without_an_offset() -> None:
+    """The broker had the batch from an attempt before: its value has to be read, wherever it lies."""
+    told = history(read(1, 0), read(2, 1))
+    told.acknowledged += [Acknowledged("v0-1", P, None), Acknowledged("v0-0", P, None)]
+    assert unseen(told) == {} and offsets_agree(told) == [] and no_loss(told) == []
+    told.acknowledged.append(Acknowledged("v0-2", P, None))
+    assert unseen(told) == {P: [-1]} and len(no_loss(told)) == 1
+
+
 def test_offsets_agree() -> None:
     assert offsets_agree(history(read(1, 0), read(2, 0, reader="b"), acknowledged=1)) == []
     (problem,) = offsets_agree(history(read(1, 0), read(2, 0, reader="b", value="other")))
