@@ -109,6 +109,9 @@ def test_04_assign_contiguous(run: Run) -> None:
     """Under assign() from the first record to the last, over every fault; in a group within each ownership."""
     alone = h.History(run.history.acknowledged, {run.assigned: run.history.events[run.assigned]})
     assert h.contiguous(alone) == []
+    assert {read.place for read in alone.reads() if read.offset == 0} == {
+        read.place for read in alone.reads()
+    }
     assert h.no_loss(alone) == []
     assert h.contiguous(run.history) == []
 

@@ -33,7 +33,12 @@ MEMBER_CONFIG = {
 
 
 class Feed:
-    """Stores unique values with all acknowledgements and idempotence, in threads, until it is stopped."""
+    """Stores unique values with all acknowledgements and idempotence, in threads, until it is stopped.
+
+    One request at a time to each broker: with several, librdkafka can call a record stored that is not. A leader refuses the first batch;
+    another one, which does not know the producer yet, takes the second, under any sequence number; the first one's next try is below
+    that, and answered as a duplicate.
+    """
 
     def __init__(self, kafka: RealKafka, topic: str, *, producers: int = 2, per_second: int = 300) -> None:
         self.acknowledged: list[Acknowledged] = []
@@ -58,6 +63,7 @@ class Feed:
             {
                 "bootstrap.servers": self._bootstrap,
                 "enable.idempotence": True,
+                "max.in.flight": 1,
                 "acks": "all",
                 "linger.ms": 5,
                 "message.timeout.ms": 120_000,
