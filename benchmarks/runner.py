@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tools.kafka.jars import KafkaToolError, ensure_jars, require_program
+from tools.kafka.jars import KafkaToolError, ensure_jars
 from tools.kafka.java import compile_java, java_command
+from tools.maven import require_program
 
 from benchmarks.contenders import POLL_RECORDS, PYTHON
 from benchmarks.topics import READ_SHARE, TopicSpec

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from tools.mariadb.mariadb import RealMariaDB
     from tools.postgres import RealPostgres
     from tools.redis import RealRedis
+    from tools.server import RealServer
 
     from tests.support.kafka import RealKafka
     from tests.support.proxy import Proxy
+
+Server = TypeVar("Server", bound="RealServer")
 
 
 @pytest.fixture(scope="session")
@@ -82,24 +85,32 @@ def kafka3_proxies(kafka3: RealKafka) -> Iterator[dict[int, Proxy]]:
         yield proxies
 
 
-@pytest.fixture(scope="session")
-def postgres_session() -> Iterator[RealPostgres]:
-    """One PostgreSQL for the run. Ask for `postgres` instead."""
-    from tools.postgres import RealPostgres
-
-    server = RealPostgres()
+def _served(server: Server) -> Iterator[Server]:
     try:
         yield server.start()
     finally:
         server.stop()
 
 
+def _started_again(server: Server) -> Iterator[Server]:
+    """For the test after one that has killed it."""
+    yield server
+    if server.process is None:
+        server.start()
+
+
+@pytest.fixture(scope="session")
+def postgres_session() -> Iterator[RealPostgres]:
+    """One PostgreSQL for the run. Ask for `postgres` instead."""
+    from tools.postgres import RealPostgres
+
+    yield from _served(RealPostgres())
+
+
 @pytest.fixture
 def postgres(postgres_session: RealPostgres) -> Iterator[RealPostgres]:
     """A real PostgreSQL, shared by the run: `.dsn`, `.create_database(name)`, `.kill()`, `.start()`."""
-    yield postgres_session
-    if postgres_session.process is None:
-        postgres_session.start()
+    yield from _started_again(postgres_session)
 
 
 @pytest.fixture(scope="session")
@@ -107,19 +118,13 @@ def mariadb_session() -> Iterator[RealMariaDB]:
     """One MariaDB for the run. Ask for `mariadb` instead."""
     from tools.mariadb.mariadb import RealMariaDB
 
-    server = RealMariaDB()
-    try:
-        yield server.start()
-    finally:
-        server.stop()
+    yield from _served(RealMariaDB())
 
 
 @pytest.fixture
 def mariadb(mariadb_session: RealMariaDB) -> Iterator[RealMariaDB]:
     """A real MariaDB, shared by the run: `.create_database(name)`, `.kill()`, `.start()`."""
-    yield mariadb_session
-    if mariadb_session.process is None:
-        mariadb_session.start()
+    yield from _started_again(mariadb_session)
 
 
 @pytest.fixture(scope="session")
@@ -127,19 +132,13 @@ def redis_session() -> Iterator[RealRedis]:
     """One Redis for the run. Ask for `redis` instead."""
     from tools.redis import RealRedis
 
-    server = RealRedis()
-    try:
-        yield server.start()
-    finally:
-        server.stop()
+    yield from _served(RealRedis())
 
 
 @pytest.fixture
 def redis(redis_session: RealRedis) -> Iterator[RealRedis]:
     """A real Redis, shared by the run: `.url`, `.kill()`, `.start()`."""
-    yield redis_session
-    if redis_session.process is None:
-        redis_session.start()
+    yield from _started_again(redis_session)
 
 
 @pytest.fixture

@@ -32,6 +32,14 @@ def require_program(name: str, remedy: str) -> str:
     return path
 
 
+def java() -> str:
+    """The path of `java`."""
+    return require_program(
+        "java",
+        "install Java 17 or newer (Debian: apt install openjdk-17-jdk-headless; macOS: brew install openjdk)",
+    )
+
+
 @dataclass(frozen=True)
 class Jars:
     """What a folder's pom.xml names. `home` is where it goes; `version_property` the pom's property with the version that matters."""
@@ -110,6 +118,7 @@ class Jars:
     def _bring(self, libs: Path) -> None:
         """Run Maven into a folder beside the final one, and rename: a half-filled folder never counts."""
         maven = require_program("mvn", "install Apache Maven 3.8 or newer (Debian: apt install maven)")
+        java()
         libs.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=libs.parent) as folder:
             command = [

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import stat
-import subprocess
 import warnings
 from pathlib import Path
 from typing import Self
@@ -49,9 +48,8 @@ class RealPostgres(RealServer):
 
     def start(self) -> Self:
         if not self._data.exists():
-            self._once(
-                "initdb", "-D", str(self._data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"
-            )
+            options = ["-D", str(self._data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
+            self._once([str(self._programs / "initdb"), *options], self._user)
         settings = {
             "listen_addresses": HOST,
             "port": self.port,
@@ -60,8 +58,8 @@ class RealPostgres(RealServer):
             # The machine does not crash in these tests, only processes do: their writes are with the kernel.
             "fsync": "off",
         }
-        options = [f"--{k}={v}" for k, v in settings.items()]
-        self._run([str(self._programs / "postgres"), "-D", str(self._data), *options], self._user)
+        given = [f"--{k}={v}" for k, v in settings.items()]
+        self._run([str(self._programs / "postgres"), "-D", str(self._data), *given], self._user)
         self._wait_ready(
             lambda: psycopg.connect(self.dsn, connect_timeout=5).close(), psycopg.OperationalError
         )
@@ -88,14 +86,6 @@ class RealPostgres(RealServer):
             if (packages / part).is_dir():
                 shutil.copytree(packages / part, self.folder / part, symlinks=True)
         return self.folder / "pgserver" / "pginstall" / "bin"
-
-    def _once(self, program: str, *args: str) -> None:
-        done = subprocess.run(
-            [str(self._programs / program), *args],
-            capture_output=True, text=True, user=self._user, cwd=self.folder, timeout=60, check=False,
-        )  # fmt: skip
-        if done.returncode != 0:
-            raise RuntimeError(f"{program} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
 
 
 def _programs() -> Path:

@@ -56,6 +56,16 @@ class RealServer:
             )
         self._watchdog.add(self.process.pid)
 
+    def _once(self, command: Sequence[str], user: str | None = None, input: str | None = None) -> None:
+        """A program that prepares the folder; RuntimeError with what it wrote if it fails."""
+        done = subprocess.run(
+            command, input=input, capture_output=True, text=True, user=user, cwd=self.folder, timeout=60, check=False
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise RuntimeError(
+                f"{command[0]} ended with {done.returncode}:\n{done.stdout}{done.stderr[-3000:]}"
+            )
+
     def _end(self, number: signal.Signals) -> None:
         if self.process is None:
             return

@@ -140,12 +140,7 @@ def test_ctrl_c_ends_asyncio_run(own_broker: DevBroker, loop_name: str, waits_in
     source = textwrap.dedent(body).format(
         bootstrap=own_broker.bootstrap_servers, waits_in=waits_in, loop_name=loop_name
     )
-    child = subprocess.Popen(
-        [sys.executable, "-X", "faulthandler", "-c", source],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    child = started(source)
     assert child.stdout is not None
     assert child.stdout.readline() == "waits\n"
     if not alive:
@@ -154,6 +149,15 @@ def test_ctrl_c_ends_asyncio_run(own_broker: DevBroker, loop_name: str, waits_in
     out, err = ended(child)
     assert out == "interrupted 1\n", err
     assert "Traceback" not in err
+
+
+def started(source: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-X", "faulthandler", "-c", source],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def ended(child: subprocess.Popen[str]) -> tuple[str, str]:
@@ -187,13 +191,7 @@ def test_a_ctrl_c_that_the_loop_sleeps_through_is_heard(own_broker: DevBroker) -
         except KeyboardInterrupt:
             print("interrupted", flush=True)
     """
-    child = subprocess.Popen(
-        [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(body)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    out, err = ended(child)
+    out, err = ended(started(textwrap.dedent(body)))
     assert out == "interrupted\n", err
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import psycopg
 import pymysql
@@ -31,9 +31,6 @@ from tests.support.processors import child, ended
 from tests.support.sinks import TIMESTAMP_MS, Letters, cut_everywhere, records_of
 
 from .test_processor import Running, committed, processor_of, until
-
-if TYPE_CHECKING:
-    from tools.postgres import RealPostgres
 
 TP = TopicPartition("t", 0)
 OF_SQLITE = ("sqlite", "sqlite by its driver", "sqlite without savepoints", "sqlite by sqlalchemy")
@@ -183,8 +180,8 @@ def test_sqlite_types(lite: Place) -> None:
 
 
 @pytest.mark.postgres
-def test_types_of_postgres_by_sqlalchemy(postgres: RealPostgres, tmp_path: Path) -> None:
-    place = Place("postgres by sqlalchemy", tmp_path, postgres.create_database(f"db_{uuid.uuid4().hex}"))
+def test_types_of_postgres_by_sqlalchemy(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    place = place_of(request, "postgres by sqlalchemy", tmp_path)
     place.run(
         "CREATE TABLE t (i int, n numeric, d double precision, b bool, s text, c varchar(5), j jsonb, raw bytea, at timestamptz, "
         "naive timestamp, day date, u uuid, tags text[], made int GENERATED ALWAYS AS IDENTITY, sum int GENERATED ALWAYS AS (i) STORED)"
@@ -317,11 +314,11 @@ def test_merging_is_what_a_dict_would_hold(lite: Place, batches: list[list[tuple
 
 @pytest.mark.postgres
 def test_merging_row_by_row_knows_the_types_too(
-    postgres: RealPostgres, tmp_path: Path, monkeypatch: Any
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: Any
 ) -> None:
     """As in databases of SQLAlchemy without ON CONFLICT."""
     monkeypatch.setattr("penstock.sinks.alchemy._MERGES", {})
-    place = Place("postgres by sqlalchemy", tmp_path, postgres.create_database(f"db_{uuid.uuid4().hex}"))
+    place = place_of(request, "postgres by sqlalchemy", tmp_path)
     place.run("CREATE TABLE t (id uuid PRIMARY KEY, doc jsonb, tags text[], at timestamptz)")
     columns = {"id": "key", "doc": "value.doc", "tags": "value.tags", "at": "timestamp"}
     keys = [str(uuid.UUID(int=n)).encode() for n in range(3)]

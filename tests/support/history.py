@@ -107,7 +107,8 @@ class History:
 def unseen(history: History) -> dict[Place, list[int]]:
     """Offsets of acknowledged records that no reader has returned, by partition; -1 for one whose offset is not known."""
     seen = {(read.place, read.offset) for read in history.reads()}
-    values = {read.value for read in history.reads()}
+    unknown = any(ack.offset is None for ack in history.acknowledged)
+    values = {read.value for read in history.reads()} if unknown else set()
     missing: dict[Place, list[int]] = defaultdict(list)
     for ack in history.acknowledged:
         if ack.offset is None:

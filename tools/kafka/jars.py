@@ -13,7 +13,7 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)
 
-from tools.maven import ROOT, Jars, ServerToolError, require_program
+from tools.maven import ROOT, Jars, ServerToolError
 
 HERE = Path(__file__).resolve().parent
 KAFKA = Jars("Apache Kafka", HERE, ROOT / ".kafka", "kafka.version")
@@ -25,18 +25,9 @@ def kafka_version() -> str:
     return KAFKA.version()
 
 
-def java() -> str:
-    """The path of `java`."""
-    return require_program(
-        "java",
-        "install Java 17 or newer (Debian: apt install openjdk-17-jdk-headless; macOS: brew install openjdk)",
-    )
-
-
 @cache
 def ensure_jars() -> Path:
     """The folder of the jars, brought by Maven when they are missing, every one checked against jars.lock."""
-    java()
     return KAFKA.ensure()
 
 

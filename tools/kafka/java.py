@@ -8,7 +8,8 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tools.kafka.jars import HERE, KafkaToolError, ensure_jars, java, require_program
+from tools.kafka.jars import HERE, KafkaToolError, ensure_jars
+from tools.maven import java, require_program
 
 LIGHT_JVM = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 """Starts sooner and takes less memory; the compiled code is slower, so a benchmark leaves it out."""

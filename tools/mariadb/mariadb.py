@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from typing import Any, Self
 
 import pymysql
@@ -70,10 +69,9 @@ class RealMariaDB(RealServer):
     def _make_system_tables(self) -> None:
         self._data.mkdir()
         scripts = [(self._programs / "share" / name).read_text() for name in _SYSTEM_TABLES]
-        done = subprocess.run(
+        self._once(
             [*self._program(), "--bootstrap"],
-            input="\n".join(["CREATE DATABASE mysql;", "USE mysql;", "SET @auth_root_socket = NULL;", *scripts]),
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
-        if done.returncode != 0:
-            raise RuntimeError(f"MariaDB could not make its tables:\n{done.stderr[-3000:]}")
+            input="\n".join(
+                ["CREATE DATABASE mysql;", "USE mysql;", "SET @auth_root_socket = NULL;", *scripts]
+            ),
+        )

@@ -140,12 +140,17 @@ class AlchemySession(SqlSession):
             for entry in indexes
             if None not in entry["column_names"] and not _is_partial(entry)
         ]
-        if self.merges == "on duplicate key" and self._has_prefix_index(schema, name):
-            self.merges = "row by row"  # two keys that begin alike would be one
         return [tuple(names) for names in found]
 
-    def _has_prefix_index(self, schema: str | None, name: str) -> bool:
-        """A unique one of the first characters of a column, as MySQL has them."""
+    def merging(self, table: str, unique: Unique) -> Merges:
+        """ON DUPLICATE KEY UPDATE changes whatever row is in the way: one with the same value in another unique index, or, where an index
+        is of a column's first characters, one whose key begins alike."""
+        if self.merges == "on duplicate key" and (len(unique) > 1 or self._has_prefix_index(table)):
+            return "row by row"
+        return self.merges
+
+    def _has_prefix_index(self, table: str) -> bool:
+        schema, name = _split(table)
         sql = (
             "SELECT 1 FROM information_schema.statistics WHERE table_schema = COALESCE(:schema, DATABASE()) AND table_name = :name "
             "AND non_unique = 0 AND sub_part IS NOT NULL"

@@ -102,6 +102,10 @@ class SqlSession(ABC):
     def unique(self, table: str) -> Unique | None:
         """None where the database cannot be asked."""
 
+    def merging(self, table: str, unique: Unique) -> Merges:
+        """How rows of this table, which has these unique indexes, are merged."""
+        return self.merges
+
     def create_offsets(self, table: str) -> None:
         """If it is missing."""
         names = {name: self.quote(name) for name in OFFSETS_COLUMNS}

@@ -47,7 +47,6 @@ class SqlTable:
 
     def _find_key(self, session: SqlSession) -> None:
         unique = session.unique(self.name)
-        self._merges = session.merges
         if unique is None:
             if not self._wanted_key:
                 raise ConfigError(
@@ -56,8 +55,7 @@ class SqlTable:
             unique = [self._wanted_key]
         wanted = self._wanted_key or (unique[0] if unique else ())
         self._key = fitted_key(self.name, self._columns, wanted, unique)
-        if self._merges == "on duplicate key" and len(unique) > 1:
-            self._merges = "row by row"  # it would change the row that has the same value in another index
+        self._merges = session.merging(self.name, unique)
 
     # ------------------------------------------------------------ rows
 
