@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 
 from .._native import ConsumerRecord
 from ..errors import KafkaError, RecordTooLargeError
-from ..producer import KafkaProducer
+from ..producer import KafkaProducer, record_size_bytes
 from ..types import Header, TimestampType
 from .work import Output
 
@@ -103,9 +103,8 @@ def letter_of(record: ConsumerRecord, headers: Sequence[Header]) -> Output:
 
 def fitting(record: ConsumerRecord, headers: Sequence[Header], limit_bytes: int) -> Sequence[Header]:
     """These headers, without the stack trace where the record would be too large with it."""
-    size = len(record.raw_value or b"") + len(record.raw_key or b"")
-    size += sum(len(name) + len(value or b"") + 10 for name, value in headers)
-    return headers if size < limit_bytes else [header for header in headers if header[0] != STACKTRACE]
+    size = record_size_bytes(record.raw_key, record.raw_value, headers)
+    return headers if size <= limit_bytes else [header for header in headers if header[0] != STACKTRACE]
 
 
 class DeadLetters:

@@ -526,16 +526,21 @@ def _plain_headers(headers: Headers) -> tuple[list[Header], int]:
     return pairs, sum(10 + 4 * len(name) + (len(value) if value is not None else 0) for name, value in pairs)
 
 
+def record_size_bytes(key: bytes | None, value: bytes | None, headers: Headers) -> int:
+    """At most so much of a batch, as send() counts it."""
+    return RECORD_OVERHEAD_BYTES + len(key or b"") + len(value or b"") + _plain_headers(headers)[1]
+
+
 def refuse_too_large(
     topic: str,
     key: bytes | None,
     value: bytes | None,
-    headers: Headers | None,
+    headers: Headers,
     partition: int | None,
     most_bytes: int,
 ) -> None:
     """RecordTooLargeError, as the future of send() has it with max.request.size = `most_bytes`, of a record that is not sent yet."""
-    size = RECORD_OVERHEAD_BYTES + len(key or b"") + len(value or b"") + _plain_headers(headers or ())[1]
+    size = record_size_bytes(key, value, headers)
     if size > most_bytes:
         raise too_large(topic, -1 if partition is None else partition, size, "max.request.size", most_bytes)
 
